@@ -1,0 +1,31 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# Made last, so that an installation that was interrupted is begun again.
+INSTALLED := .venv/installed
+
+.PHONY: setup train test check tensorboard clean
+
+setup: $(INSTALLED)  ## make the environment
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or later is needed, and $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12" if v < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+train: setup  ## train a ResNet on digits, then test it
+	$(BIN)/python train.py fit --config configs/digits.yaml
+
+test: check  ## lint, types and tests
+	$(BIN)/python -m pytest
+
+check: setup  ## lint and types alone
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tensorboard: setup  ## watch the runs
+	$(BIN)/tensorboard --logdir runs
+
+clean:  ## remove the environment, caches and fetched data; runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache data

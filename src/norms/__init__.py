@@ -1,0 +1,36 @@
+"""Norms from scratch, the table that a flag picks from, and the surgery that puts one into any model.
+
+The classes exported here are drop-ins for torch's of the same name; `NORMS` holds the families, which have no sizes
+yet: `NORMS["LayerNorm"](64, channel_dim=1)` builds a layer, `swap_norms(model, NORMS["LayerNorm"])` one for each
+place in a model, and `families.GroupNorm(num_groups=8)` is a family with an option of its own.
+"""
+
+from src.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from src.norms.dynamic_tanh import DynamicTanh
+from src.norms.families import NORMS
+from src.norms.family import NormFamily
+from src.norms.group_norm import GroupNorm
+from src.norms.identity import Identity
+from src.norms.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
+from src.norms.layer_norm import LayerNorm
+from src.norms.rms_norm import RMSNorm
+from src.norms.swap import swap_norms
+from src.norms.sync import refuse_unsynchronized
+
+__all__ = [
+    "NORMS",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "DynamicTanh",
+    "GroupNorm",
+    "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "NormFamily",
+    "RMSNorm",
+    "refuse_unsynchronized",
+    "swap_norms",
+]

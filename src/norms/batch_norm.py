@@ -1,0 +1,89 @@
+"""Batch normalization: each channel over the whole batch (Ioffe and Szegedy, 2015, arXiv 1502.03167)."""
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from src.norms.functional import Statistics, broadcast_along, follow, normalize, statistics
+from src.norms.padding import ReadsPaddingMask
+
+
+class BatchNorm(_BatchNorm):
+    """Normalizes each channel of `(N, C, *)` with the mean and variance over N and *, for any number of dimensions.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    In training the statistics are the batch's, and `running_mean` and `running_var` (unbiased) follow them by
+    `running += momentum * (batch - running)`, or as their plain average if momentum is None. In eval the running
+    ones are used; without them (`track_running_stats=False`), the batch's. Arguments, state dict and errors are those
+    of `torch.nn.BatchNorm2d`: the base class brings parameters and buffers, so that whatever looks for a batch norm
+    (weight initialization, `swa_utils.update_bn`, `state_dict`) finds one; all the arithmetic is here.
+
+    Raises:
+        ValueError: one value per channel in training; its variance would be 0.
+        RuntimeError: the input's channels are not `num_features`.
+    """
+
+    channel_dim = 1
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+
+    def mask_for(self, x: Tensor) -> Tensor | None:
+        return None
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        num_channels = input.shape[self.channel_dim]
+        if num_channels != self.num_features:
+            raise RuntimeError(f"running_mean should contain {num_channels} elements not {self.num_features}")
+
+        running_mean, running_var = self.running_mean, self.running_var
+        mean: Tensor | None
+        if self.training or running_mean is None or running_var is None:
+            dims = tuple(dim for dim in range(input.ndim) if dim != self.channel_dim % input.ndim)
+            batch = statistics(input, dims, self.mask_for(input))
+            if isinstance(batch.num_values, int) and batch.num_values == 1:
+                raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
+            if self.training and self.track_running_stats:
+                self._follow(batch)
+            mean, var = batch.mean, batch.var
+        else:
+            mean = broadcast_along(running_mean, input, self.channel_dim)
+            var = broadcast_along(running_var, input, self.channel_dim)
+        weight = broadcast_along(self.weight, input, self.channel_dim)
+        bias = broadcast_along(self.bias, input, self.channel_dim)
+        return normalize(input, mean, var, self.eps, weight, bias)
+
+    def _follow(self, batch: Statistics) -> None:
+        if self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        factor = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        assert batch.mean is not None
+        follow(self.running_mean, batch.mean.flatten(), factor)
+        follow(self.running_var, batch.unbiased_var().flatten(), factor)
+
+
+class BatchNorm1d(BatchNorm, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` from scratch: `(N, C)` or `(N, C, L)`, over N and L."""
+
+    _check_input_dim = nn.BatchNorm1d._check_input_dim
+
+
+class BatchNorm2d(BatchNorm, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` from scratch: `(N, C, H, W)`, over N, H and W."""
+
+    _check_input_dim = nn.BatchNorm2d._check_input_dim
+
+
+class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d` from scratch: `(N, C, D, H, W)`, over N, D, H and W."""
+
+    _check_input_dim = nn.BatchNorm3d._check_input_dim
+
+
+class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
+    """Batch normalization of `(..., D)`: each feature over all positions of all samples, padding left out."""
+
+    channel_dim = -1

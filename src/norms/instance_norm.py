@@ -1,0 +1,107 @@
+"""Instance normalization (Ulyanov, Vedaldi and Lempitsky, 2016, arXiv 1607.08022)."""
+
+import warnings
+
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from src.norms.functional import Statistics, broadcast_along, follow, normalize, statistics
+from src.norms.padding import ReadsPaddingMask
+
+
+class InstanceNorm(_InstanceNorm):
+    """Normalizes each channel of each sample of `(N, C, *)` over *, for any number of dimensions.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    Arguments, state dict and errors are those of `torch.nn.InstanceNorm2d`: with `track_running_stats=True` the
+    running statistics, averages over the samples, follow in training and are used in eval; otherwise training and
+    eval are the same.
+
+    Raises:
+        ValueError: one place per channel, whose variance would be 0; or the channels are not `num_features`.
+    """
+
+    channel_dim = 1
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+
+    def _get_no_batch_dim(self) -> int:
+        return 0  # any number of dimensions: the first is always the batch
+
+    def mask_for(self, x: Tensor) -> Tensor | None:
+        return None
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        if input.ndim == self._get_no_batch_dim():
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        self._check_channels(input)
+
+        dims = tuple(dim for dim in range(1, input.ndim) if dim != self.channel_dim % input.ndim)
+        running_mean, running_var = self.running_mean, self.running_var
+        mean: Tensor | None
+        if self.training or not self.track_running_stats or running_mean is None or running_var is None:
+            sample = statistics(input, dims, self.mask_for(input))
+            if isinstance(sample.num_values, int) and sample.num_values == 1:
+                raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
+            if self.training:
+                self._follow(sample)
+            mean, var = sample.mean, sample.var
+        else:
+            mean = broadcast_along(running_mean, input, self.channel_dim)
+            var = broadcast_along(running_var, input, self.channel_dim)
+        weight = broadcast_along(self.weight, input, self.channel_dim)
+        bias = broadcast_along(self.bias, input, self.channel_dim)
+        return normalize(input, mean, var, self.eps, weight, bias)
+
+    def _check_channels(self, x: Tensor) -> None:
+        num_channels = x.shape[self.channel_dim]
+        if num_channels == self.num_features:
+            return
+        dim = self.channel_dim % x.ndim
+        if self.affine:
+            raise ValueError(
+                f"expected input's size at dim={dim} to match num_features ({self.num_features}), but got: "
+                f"{num_channels}."
+            )
+        warnings.warn(
+            f"input's size at dim={dim} does not match num_features. You can silence this warning by not passing in "
+            "num_features, which is not used because affine=False",
+            stacklevel=3,
+        )
+
+    def _follow(self, sample: Statistics) -> None:
+        momentum = 0.0 if self.momentum is None else self.momentum
+        assert sample.mean is not None
+        for running, value in (self.running_mean, sample.mean), (self.running_var, sample.unbiased_var()):
+            follow(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
+
+
+class InstanceNorm1d(InstanceNorm, nn.InstanceNorm1d):
+    """`torch.nn.InstanceNorm1d` from scratch: `(N, C, L)` or `(C, L)`, over L."""
+
+    _check_input_dim = nn.InstanceNorm1d._check_input_dim
+    _get_no_batch_dim = nn.InstanceNorm1d._get_no_batch_dim
+
+
+class InstanceNorm2d(InstanceNorm, nn.InstanceNorm2d):
+    """`torch.nn.InstanceNorm2d` from scratch: `(N, C, H, W)` or `(C, H, W)`, over H and W."""
+
+    _check_input_dim = nn.InstanceNorm2d._check_input_dim
+    _get_no_batch_dim = nn.InstanceNorm2d._get_no_batch_dim
+
+
+class InstanceNorm3d(InstanceNorm, nn.InstanceNorm3d):
+    """`torch.nn.InstanceNorm3d` from scratch: `(N, C, D, H, W)` or `(C, D, H, W)`, over D, H and W."""
+
+    _check_input_dim = nn.InstanceNorm3d._check_input_dim
+    _get_no_batch_dim = nn.InstanceNorm3d._get_no_batch_dim
+
+
+class TokenInstanceNorm(ReadsPaddingMask, InstanceNorm):
+    """Instance normalization of `(B, ..., D)`: each feature over the positions of its sample, padding left out."""
+
+    channel_dim = -1

@@ -1,0 +1,48 @@
+"""Layer normalization: the features of one position (Ba, Kiros and Hinton, 2016, arXiv 1607.06450)."""
+
+from torch import Tensor, nn
+
+from src.norms.functional import broadcast_along, normalize, statistics
+
+
+class LayerNorm(nn.LayerNorm):
+    """`torch.nn.LayerNorm` from scratch: normalizes over the last dimensions, those of `normalized_shape`.
+
+        y = (x - mean) / sqrt(var + eps) * weight + bias
+
+    The same in training and eval; no position sees another. The base class brings the parameters, so that whatever
+    looks for a layer norm (weight initialization, weight decay) finds one; all the arithmetic is here.
+
+    Raises:
+        RuntimeError: the input's last dimensions are not `normalized_shape`.
+    """
+
+    channel_dim = -1
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_normalized_shape(input, self.normalized_shape)
+        dims = tuple(range(-len(self.normalized_shape), 0))
+        mean, var, _ = statistics(input, dims)
+        return normalize(input, mean, var, self.eps, self.weight, self.bias)
+
+
+class ChannelLayerNorm(LayerNorm):
+    """Layer normalization of `(N, C, *)`: the channels of one place, as ConvNeXt has it (arXiv 2201.03545)."""
+
+    channel_dim = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        check_normalized_shape(input.movedim(1, -1), self.normalized_shape)
+        mean, var, _ = statistics(input, (1,))
+        weight, bias = broadcast_along(self.weight, input, 1), broadcast_along(self.bias, input, 1)
+        return normalize(input, mean, var, self.eps, weight, bias)
+
+
+def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
+    """Raise torch's error if `x` does not end in `normalized_shape`."""
+    if tuple(x.shape[-len(normalized_shape) :]) != normalized_shape:
+        expected = ", ".join(["*", *map(str, normalized_shape)])
+        raise RuntimeError(
+            f"Given normalized_shape={list(normalized_shape)}, expected input with shape [{expected}], "
+            f"but got input of size{list(x.shape)}"
+        )

@@ -1,0 +1,41 @@
+"""Root mean square normalization (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
+
+import torch
+from torch import Tensor, nn
+
+from src.norms.functional import broadcast_along, normalize, statistics
+from src.norms.layer_norm import check_normalized_shape
+
+
+class RMSNorm(nn.RMSNorm):
+    """`torch.nn.RMSNorm` from scratch: divides by the root mean square over the last dimensions.
+
+        y = x / sqrt(mean(x^2) + eps) * weight
+
+    The same in training and eval. `eps=None` is the machine epsilon of the input's type.
+
+    Raises:
+        RuntimeError: the input's last dimensions are not `normalized_shape`.
+    """
+
+    channel_dim = -1
+
+    def _eps_for(self, x: Tensor) -> float:
+        return torch.finfo(x.dtype).eps if self.eps is None else self.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_normalized_shape(x, self.normalized_shape)
+        dims = tuple(range(-len(self.normalized_shape), 0))
+        mean, var, _ = statistics(x, dims, about_zero=True)
+        return normalize(x, mean, var, self._eps_for(x), self.weight)
+
+
+class ChannelRMSNorm(RMSNorm):
+    """RMS normalization of `(N, C, *)`: the channels of one place."""
+
+    channel_dim = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_normalized_shape(x.movedim(1, -1), self.normalized_shape)
+        mean, var, _ = statistics(x, (1,), about_zero=True)
+        return normalize(x, mean, var, self._eps_for(x), broadcast_along(self.weight, x, 1))

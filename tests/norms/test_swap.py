@@ -1,0 +1,208 @@
+"""Surgery on module trees."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import convnext_tiny
+from transformers import GemmaConfig, GemmaForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+
+from src.norms import NORMS, BatchNorm2d, LayerNorm, RMSNorm, swap_norms
+from src.norms import families as family
+from tests.errors import error_is
+
+NOT_SWAPPED = (
+    "layer '0' is a {}, which cannot be swapped: swap the norms of the model before its batch norms are converted for "
+    "many processes, and after lazy layers have seen an input"
+)
+
+
+class Nested(nn.Module):
+    """Both layouts, nesting, a norm used in two places and a weight tied between two norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = nn.BatchNorm2d(8, eps=1e-3, momentum=0.2)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), shared, nn.ModuleList([nn.GroupNorm(4, 8)]))
+        self.again = shared
+        self.tokens = nn.ModuleDict({"first": nn.LayerNorm(8, eps=1e-6), "second": nn.LayerNorm(8)})
+        self.tokens["second"].weight = self.tokens["first"].weight
+
+
+def test_finds_all_and_keeps_what_is_shared() -> None:
+    model = Nested()
+    old_shared = model.again
+    replaced = swap_norms(model, NORMS["InstanceNorm"])
+    assert list(replaced) == ["stem.1", "stem.2.0", "again", "tokens.first", "tokens.second"]
+    assert replaced["again"] is old_shared
+    assert model.stem[1] is model.again
+    assert [type(model.get_submodule(name)).__name__ for name in replaced] == [
+        *["InstanceNorm"] * 3,
+        *["TokenInstanceNorm"] * 2,
+    ]
+    assert (model.again.eps, model.tokens["first"].eps) == (1e-3, 1e-6)
+
+
+def test_same_kind_keeps_everything() -> None:
+    model = Nested().eval().double()
+    with torch.no_grad():
+        for value in (*model.parameters(), model.again.running_mean):
+            value.normal_()
+    calls: list[nn.Module] = []
+    model.again.register_forward_hook(lambda module, args, output: calls.append(module))
+    model.again.weight.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    swap_norms(model, NORMS["BatchNorm"])
+    assert type(model.again) is BatchNorm2d
+    assert (model.again.eps, model.again.momentum, model.again.training) == (1e-3, 0.2, False)
+    assert not model.again.weight.requires_grad
+    for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(model.state_dict()[f"again.{key}"], before[f"again.{key}"])
+    model.again(torch.randn(1, 8, 2, 2, dtype=torch.float64))
+    assert calls == [model.again]
+
+
+def test_the_original_is_left_alone() -> None:
+    """What was replaced is whole, and training the new one does not reach it."""
+    model = nn.Sequential(nn.BatchNorm2d(4))
+    replaced = swap_norms(model, NORMS["BatchNorm"])
+    model(torch.randn(2, 4, 3, 3))
+    assert replaced["0"].num_batches_tracked == 0
+    model.set_submodule("0", replaced["0"])
+    assert type(model[0]) is nn.BatchNorm2d
+
+
+def test_tied_weights_stay_tied() -> None:
+    model = Nested()
+    swap_norms(model, NORMS["LayerNorm"])
+    assert type(model.tokens["first"]) is LayerNorm
+    assert model.tokens["first"].weight is model.tokens["second"].weight
+
+
+def test_options_that_are_given_win() -> None:
+    model = Nested()
+    swap_norms(model, family.BatchNorm(eps=0.5, momentum=0.7))
+    assert (model.again.eps, model.again.momentum) == (0.5, 0.7)
+    assert (model.tokens["first"].eps, model.tokens["first"].momentum) == (0.5, 0.7)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_device_dtype_and_training_flag(name: str) -> None:
+    norm = family.GroupNorm(num_groups=2) if "Group" in name else NORMS[name]
+    model = Nested().eval().to("meta", torch.float16)
+    swap_norms(model, norm)
+    assert not model.again.training
+    assert {(p.device.type, p.dtype) for p in model.again.parameters()} <= {("meta", torch.float16)}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_without_weights_is_replaced_by_one_without(affine: bool) -> None:
+    model = nn.Sequential(nn.LayerNorm(8, elementwise_affine=affine))
+    for name in ("BatchNorm", "InstanceNorm", "RMSNorm", "DynamicTanh", "TorchBatchNorm", "LayerNorm"):
+        swap_norms(model, NORMS[name])
+        assert (model[0].weight is not None) == affine, name
+
+
+def test_no_bias_stays_no_bias() -> None:
+    for name in ("BatchNorm", "InstanceNorm", "DynamicTanh", "TorchBatchNorm", "TorchLayerNorm"):
+        model = nn.Sequential(nn.LayerNorm(8, bias=False))
+        swap_norms(model, NORMS[name])
+        assert model[0].bias is None, name
+        assert model[0].weight is not None
+
+
+def test_a_layer_that_does_not_fit_is_named_and_nothing_changes() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(64), nn.BatchNorm2d(24))
+    before = list(model)
+    with error_is(
+        ValueError,
+        "GroupNorm does not fit layer '1': 32 groups do not divide its 24 channels; "
+        "num_groups=8 fits every norm asked for",
+    ):
+        swap_norms(model, NORMS["GroupNorm"])
+    assert list(model) == before
+    swap_norms(model, family.GroupNorm(num_groups=8))
+
+
+def test_groups_of_one_feature_are_refused() -> None:
+    with error_is(
+        ValueError,
+        "GroupNorm does not fit layer '0': 32 groups leave one value in each, which "
+        "would always be normalized to 0; num_groups=16 fits every norm asked for",
+    ):
+        swap_norms(nn.Sequential(nn.LayerNorm(32)), NORMS["GroupNorm"])
+
+
+def test_features_over_several_dimensions() -> None:
+    model = nn.Sequential(nn.LayerNorm([3, 4]))
+    with error_is(
+        ValueError,
+        "BatchNorm does not fit layer '0': it normalizes over several dimensions, "
+        "(3, 4); only LayerNorm and RMSNorm of that shape can take its place",
+    ):
+        swap_norms(model, NORMS["BatchNorm"])
+    swap_norms(model, NORMS["LayerNorm"])
+    assert type(model[0]) is LayerNorm
+
+
+def test_what_cannot_be_swapped_says_so() -> None:
+    with error_is(
+        ValueError,
+        "the model is itself a norm (BatchNorm2d), which cannot be replaced in place: build the layer with "
+        "NORMS[name](num_features, channel_dim)",
+    ):
+        swap_norms(nn.BatchNorm2d(3), NORMS["LayerNorm"])
+    with error_is(ValueError, NOT_SWAPPED.format("SyncBatchNorm")):
+        swap_norms(nn.Sequential(nn.SyncBatchNorm(3)), NORMS["BatchNorm"])
+    with error_is(ValueError, NOT_SWAPPED.format("LazyBatchNorm2d")):
+        swap_norms(nn.Sequential(nn.LazyBatchNorm2d()), NORMS["BatchNorm"])
+
+
+def test_a_librarys_rms_norm_is_taken_over() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 16, "pad_token_id": 0}
+    model = LlamaForSequenceClassification(LlamaConfig(**sizes)).eval()
+    with torch.no_grad():
+        model.model.norm.weight.normal_()
+    ids = torch.randint(1, 30, (2, 5))
+    logits, keys = model(ids).logits, model.state_dict().keys()
+    swap_norms(model, NORMS["RMSNorm"])
+    assert type(model.model.norm) is RMSNorm
+    torch.testing.assert_close(model(ids).logits, logits)
+    assert model.state_dict().keys() == keys
+
+    # Gemma's scales by 1 + weight: its numbers are not those of an RMSNorm with the same weight.
+    gemma = GemmaForSequenceClassification(GemmaConfig(**sizes)).eval()
+    with torch.no_grad():
+        gemma.model.norm.weight.fill_(0.5)
+    swap_norms(gemma, NORMS["RMSNorm"])
+    assert torch.equal(gemma.model.norm.weight, torch.ones(16))
+
+
+def test_convnext_norms_are_maps_and_tokens() -> None:
+    model = convnext_tiny(num_classes=3).eval()
+    x = torch.randn(1, 3, 32, 32)
+    logits = model(x)
+    keys = model.state_dict().keys()
+    swap_norms(model, NORMS["LayerNorm"])
+    torch.testing.assert_close(model(x), logits, rtol=1e-4, atol=1e-5)
+    assert model.state_dict().keys() == keys
+    swap_norms(model, NORMS["BatchNorm"])
+    assert model(x).shape == (1, 3)
+    names = {type(m).__name__ for m in model.modules() if "BatchNorm" in type(m).__name__}
+    assert names == {"BatchNorm", "TokenBatchNorm"}
+
+
+def test_torchs_encoder_does_not_go_around_the_norm() -> None:
+    """Its fused inference path would compute a layer norm from whatever has a weight, a bias and an eps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)).eval()
+    swap_norms(model, family.BatchNorm())
+    with torch.no_grad():
+        model[0].norm1.running_mean.fill_(3.0)
+    x = torch.randn(2, 3, 8)
+    with torch.no_grad():
+        fused = model(x)
+    torch.testing.assert_close(fused, model(x))
