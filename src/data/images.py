@@ -1,0 +1,112 @@
+"""Images as bytes in memory; augmentation and scaling happen on the device, a batch at a time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.augment import augment
+from src.data.base import ClassificationData, require_at_least
+from src.data.dataset import BatchDataset
+from src.data.scaling import ScalingName, fit_scaling, value_counts
+from src.data.split import split_off_missing
+
+
+class ImageDataset(BatchDataset):
+    """Some rows of an array of images.
+
+    Splits share the array, which may be a memory-mapped file, and differ in their rows.
+
+    Args:
+        pixels: (M, C, H, W) uint8.
+        labels: (N,) int64.
+        rows: (N,) which of the M images; all by default.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray | None = None):
+        self.pixels = pixels
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.rows = np.arange(len(pixels)) if rows is None else rows
+
+    def take(self, rows: np.ndarray) -> "ImageDataset":
+        """The dataset of these rows of this one."""
+        return ImageDataset(self.pixels, self.labels[rows], self.rows[rows])
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) uint8 and (B,) int64."""
+        images = torch.from_numpy(self.pixels[self.rows[indices]])
+        return images, torch.from_numpy(self.labels[indices])
+
+
+class ImageData(ClassificationData):
+    """Square images in batches: float32 (N, C, H, W) and labels (N,).
+
+    Images move to the device as bytes. There, in training only, a batch is augmented, each sample in its own
+    way, and always scaled by statistics of the training split. A subclass gives its images in `load`.
+
+    Args:
+        class_names: the classes in the order of their labels.
+        in_channels: 1 for gray images, 3 for RGB.
+        image_size: height and width in pixels.
+        scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
+        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
+        flip: in training, mirror half of the images left to right.
+        batch_size: samples per batch and process.
+        num_workers: loader processes per process.
+        root: folder where datasets and caches live.
+        split_seed: fixes which samples are split off for validation and test.
+        val_fraction: share of the training samples that is held out for validation.
+        test_fraction: share held out for the test, where the data has no test split of its own.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        in_channels: int,
+        image_size: int,
+        scaling: ScalingName,
+        crop_padding: int,
+        flip: bool,
+        batch_size: int,
+        num_workers: int,
+        root: str,
+        split_seed: int,
+        val_fraction: float,
+        test_fraction: float = 0.0,
+    ):
+        super().__init__(
+            class_names, batch_size, num_workers, root, split_seed, val_fraction, test_fraction=test_fraction
+        )
+        require_at_least(1, image_size=image_size)
+        require_at_least(0, crop_padding=crop_padding)
+        self.in_channels = in_channels
+        self.image_size = image_size
+        self.scaling: ScalingName = scaling
+        self.crop_padding = crop_padding
+        self.flip = flip
+
+    def load(self) -> dict[str, ImageDataset]:
+        """The dataset "train" and, where the source has them, "val", "test" and "predict"."""
+        raise NotImplementedError
+
+    def make_datasets(self) -> dict[str, ImageDataset]:
+        """All splits, with the scaling fitted on the training split."""
+        datasets = split_off_missing(self.load(), self.val_fraction, self.test_fraction, self.split_seed)
+        datasets.setdefault("predict", datasets["test"])
+        train = datasets["train"]
+        self._fitted_scaling = fit_scaling(self.scaling, value_counts(train.pixels, train.rows))
+        return datasets
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augment (in training) and scale a batch on its device: uint8 -> float32, (N, C, H, W)."""
+        images, labels = batch
+        if self.trainer and self.trainer.training:
+            images = augment(images, self.crop_padding, self.flip)
+        self._fitted_scaling = self._fitted_scaling.to(images.device)
+        images = self._fitted_scaling(images)
+        if self.trainer:
+            # Lightning converts inputs to the run's precision (bf16-true) before they move, while still bytes.
+            images = self.trainer.precision_plugin.convert_input(images)
+        return images, labels

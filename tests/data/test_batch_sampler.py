@@ -1,0 +1,97 @@
+"""The sampler's promises, for several numbers of samples, batch sizes and ranks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.data.errors import DataError
+from src.data.sampler import BatchSampler
+
+SHAPES = [(100, 8, 1), (100, 8, 3), (64, 8, 2), (7, 16, 1), (7, 16, 2), (1000, 16, 4)]
+
+
+def lengths_of(num_samples: int) -> np.ndarray:
+    return np.random.default_rng(0).lognormal(4, 0.8, num_samples).astype(np.int64).clip(2, 256)
+
+
+def ranks(num_samples: int, batch_size: int, world_size: int, **options: Any) -> list[BatchSampler]:
+    return [
+        BatchSampler(num_samples, batch_size, rank=rank, world_size=world_size, **options) for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), SHAPES)
+def test_training_gives_every_rank_equally_many_full_batches(
+    num_samples: int, batch_size: int, world_size: int, bucketed: bool
+) -> None:
+    lengths = lengths_of(num_samples) if bucketed else None
+    samplers = ranks(num_samples, batch_size, world_size, shuffle=True, drop_last=True, lengths=lengths)
+    batches = [list(sampler) for sampler in samplers]
+    assert {len(rank_batches) for rank_batches in batches} == {len(samplers[0])}
+    assert len(samplers[0]) == max(1, num_samples // (batch_size * world_size))
+    assert {len(batch) for rank_batches in batches for batch in rank_batches} == {samplers[0].batch_size}
+    seen = [index for rank_batches in batches for batch in rank_batches for index in batch]
+    assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), [*SHAPES, (2, 4, 3)])
+def test_evaluation_sees_every_sample_once_over_all_ranks(
+    num_samples: int, batch_size: int, world_size: int, bucketed: bool
+) -> None:
+    lengths = lengths_of(num_samples) if bucketed else None
+    samplers = ranks(num_samples, batch_size, world_size, lengths=lengths)
+    assert [len(sampler) for sampler in samplers] == [len(list(sampler)) for sampler in samplers]
+    seen = [index for sampler in samplers for batch in sampler for index in batch]
+    assert sorted(seen) == list(range(num_samples))
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_n_ranks_see_the_batches_of_one_process(bucketed: bool) -> None:
+    options: dict[str, Any] = {"shuffle": True, "drop_last": True, "lengths": lengths_of(500) if bucketed else None}
+    one = list(BatchSampler(500, 16, **options))
+    four = zip(*ranks(500, 4, 4, **options), strict=True)
+    assert [set(batch) for batch in one] == [set().union(*shares) for shares in four]
+
+
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_order_follows_from_seed_and_epoch(bucketed: bool) -> None:
+    lengths = lengths_of(300) if bucketed else None
+
+    def batches(seed: int, epoch: int, reshuffle: bool = True) -> list[list[int]]:
+        sampler = BatchSampler(300, 8, shuffle=True, reshuffle=reshuffle, seed=seed, drop_last=True, lengths=lengths)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert batches(seed=1, epoch=2) == batches(seed=1, epoch=2)
+    assert batches(seed=1, epoch=2) != batches(seed=1, epoch=3)
+    assert batches(seed=1, epoch=2) != batches(seed=2, epoch=1)
+    assert batches(seed=1, epoch=2, reshuffle=False) == batches(seed=1, epoch=3, reshuffle=False)
+
+
+def test_prediction_keeps_the_order() -> None:
+    assert list(BatchSampler(5, 2)) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_buckets_leave_little_padding_and_still_mix(world_size: int) -> None:
+    lengths = lengths_of(5000)
+    samplers = ranks(5000, 32, world_size, shuffle=True, drop_last=True, lengths=lengths)
+    batches = [batch for sampler in samplers for batch in sampler]
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    tokens = sum(lengths[batch].sum() for batch in batches)
+    assert 1 - tokens / padded < 0.1
+    # Sorted batches would correlate with their place in the epoch by more than 0.8.
+    means = [lengths[batch].mean() for batch in samplers[0]]
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.4
+
+
+def test_fewer_samples_than_ranks() -> None:
+    with pytest.raises(DataError) as error:
+        BatchSampler(3, 8, drop_last=True, world_size=4)
+    assert str(error.value) == (
+        "The training split has 3 samples for 4 processes: expected at least one for each. Train on fewer devices or "
+        "with more data."
+    )
