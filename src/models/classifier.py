@@ -1,0 +1,104 @@
+"""What image and text classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from src.models.recipe import Recipe
+from src.norms import NormFamily, swap_norms
+
+
+def as_plain_value(value: Any) -> Any:
+    """A hyperparameter as a checkpoint keeps it: loadable with `weights_only=True` and the way a config writes it."""
+    if isinstance(value, NormFamily):
+        return value.spec()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value
+
+
+class Classifier(LightningModule):
+    """A classifier around a backbone: batches are `(inputs, labels)`, labels `(B,)`; logits are `(B, num_classes)`.
+
+    Subclasses build `backbone` and say in `forward` how it takes its inputs.
+    """
+
+    backbone: nn.Module
+
+    def __init__(self, backbone: nn.Module, num_classes: int, norm: NormFamily | None, recipe: Recipe, compile: bool):
+        super().__init__()
+        self.backbone = backbone
+        if norm is not None and not swap_norms(backbone, norm):
+            raise ValueError(
+                f"norm={type(norm).__name__}: {type(backbone).__name__} has no norms that it could replace; "
+                "take a backbone with norms (vgg11_bn for vgg11, say) or norm=null"
+            )
+        self.recipe = recipe
+        self.compile_backbone = compile
+        self.loss = recipe.build_loss()
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        scores = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+            }
+        )
+        self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
+        # A mean metric rather than a logged mean: it weighs by samples and adds up over processes.
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+
+    def save_plain_hyperparameters(self, **options: Any) -> None:
+        """Keep a subclass's constructor arguments as plain values, in the form that LightningCLI gives them."""
+        self.save_hyperparameters(
+            {
+                "_class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+                **{name: as_plain_value(value) for name, value in options.items()},
+            }
+        )
+
+    def setup(self, stage: str) -> None:
+        # In place, so that the state dict's keys stay the same.
+        if self.compile_backbone and self.backbone._compiled_call_impl is None:
+            self.backbone.compile()
+
+    def training_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
+        inputs, labels = batch
+        logits = self(inputs)
+        loss = self.loss(logits, labels)
+        self.train_accuracy.update(logits, labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.val_loss, self.val_scores)
+        self.log("val/loss", self.val_loss)
+        self.log_dict(self.val_scores, prog_bar=True)
+
+    def test_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, self.test_loss, self.test_scores)
+        self.log("test/loss", self.test_loss)
+        self.log_dict(self.test_scores)
+
+    def _evaluate(self, batch: tuple[Any, Tensor], loss: MeanMetric, scores: MetricCollection) -> None:
+        inputs, labels = batch
+        logits = self(inputs)
+        loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        scores.update(logits, labels)
+
+    def predict_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
+        """Probabilities `(B, num_classes)`."""
+        inputs, _ = batch
+        return torch.softmax(self(inputs).float(), dim=-1)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.recipe.build_optimizer(self.parameters())
+        schedule = self.recipe.build_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

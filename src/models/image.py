@@ -1,0 +1,114 @@
+"""Image classification with any of torchvision's classifiers."""
+
+from typing import Literal
+
+import torch
+import torchvision
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+
+from src.models.classifier import Classifier
+from src.models.names import unknown_name
+from src.models.recipe import Recipe
+from src.norms import NormFamily
+
+
+class ImageClassifier(Classifier):
+    """Classifies images `(B, in_channels, H, W)` with a torchvision model whose norms are a flag.
+
+    Args:
+        backbone: a torchvision classifier: resnet18, resnet50, convnext_tiny, vit_b_16, ...
+        norm: what takes the place of each norm in the backbone; null leaves the backbone's own.
+        stem: standard (the backbone's own), or small: for images of up to about 64 pixels, a ResNet's first
+            convolution is 3x3 with stride 1 and there is no max-pool (arXiv 1512.03385, section 4.2).
+        weights: torchvision's pretrained weights, such as DEFAULT or IMAGENET1K_V1; the classifier, and whatever else
+            differs in shape, starts afresh.
+        recipe: loss, optimizer and schedule.
+        compile: run the backbone through torch.compile.
+        num_classes: classes; the CLI takes it from the data.
+        in_channels: channels of an image; the CLI takes it from the data.
+
+    Raises:
+        ValueError: no such backbone or weights, or the norm or the stem does not fit the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        norm: NormFamily | None = None,
+        stem: Literal["standard", "small"] = "standard",
+        weights: str | None = None,
+        recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+        compile: bool = False,
+        num_classes: int = 10,
+        in_channels: int = 3,
+    ) -> None:
+        model = build_torchvision_model(backbone, num_classes, weights)
+        if stem == "small":
+            use_small_stem(model, backbone)
+        take_channels(model, in_channels)
+        super().__init__(model, num_classes, norm, recipe, compile)
+        self.save_plain_hyperparameters(
+            backbone=backbone,
+            norm=norm,
+            stem=stem,
+            weights=weights,
+            recipe=recipe,
+            compile=compile,
+            num_classes=num_classes,
+            in_channels=in_channels,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.backbone(images)
+        # Inception and GoogLeNet give their auxiliary classifiers' logits too in training.
+        return logits if isinstance(logits, Tensor) else logits.logits
+
+
+def build_torchvision_model(name: str, num_classes: int, weights: str | None) -> nn.Module:
+    """A torchvision classifier by name, with the pretrained weights that fit its shapes."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise ValueError(unknown_name("backbone", name, known))
+    model = torchvision.models.get_model(name, num_classes=num_classes)
+    if weights is not None:
+        choices = torchvision.models.get_model_weights(name)
+        if weights not in choices.__members__:
+            raise ValueError(unknown_name(f"weights of {name}", weights, choices.__members__))
+        own = model.state_dict()
+        pretrained = choices[weights].get_state_dict(progress=True, check_hash=True)
+        fitting = {key: value for key, value in pretrained.items() if key in own and value.shape == own[key].shape}
+        model.load_state_dict(fitting, strict=False)
+        afresh = ", ".join(sorted(own.keys() - fitting.keys())) or "nothing"
+        rank_zero_info(f"{name}: pretrained weights {weights}; starting afresh: {afresh}")
+    return model
+
+
+def use_small_stem(model: nn.Module, name: str) -> None:
+    """Give a ResNet the stem for small images, in place."""
+    if not isinstance(model, torchvision.models.ResNet):
+        raise ValueError(f"stem=small is for ResNets (resnet18, resnext50_32x4d, ...), not {name}: take stem=standard")
+    model.conv1 = nn.Conv2d(model.conv1.in_channels, model.conv1.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+
+
+def take_channels(model: nn.Module, in_channels: int) -> None:
+    """Make the first convolution read `in_channels` channels, in place."""
+    name, conv = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    if conv.in_channels == in_channels:
+        return
+    fresh = nn.Conv2d(
+        in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    with torch.no_grad():
+        # The same response to a gray image as the three channels together gave, whether pretrained or not.
+        fresh.weight.copy_(conv.weight.sum(1, keepdim=True).expand_as(fresh.weight) / in_channels)
+        if conv.bias is not None and fresh.bias is not None:
+            fresh.bias.copy_(conv.bias)
+    model.set_submodule(name, fresh)

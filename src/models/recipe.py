@@ -1,0 +1,75 @@
+"""How a classifier is trained: loss, optimizer and schedule."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
+
+    Args:
+        optimizer: sgd (with Nesterov momentum) or adamw.
+        lr: the peak of the learning rate.
+        momentum: of sgd.
+        weight_decay: on parameters of two or more dimensions; norms' weights and all biases go without.
+        schedule: cosine (linear warm-up, then half a cosine to 0), one_cycle (arXiv 1708.07120) or constant.
+        warmup: the share of all steps in which the learning rate rises.
+        label_smoothing: probability spread evenly over the classes (arXiv 1512.00567).
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    warmup: float = 0.1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        expected = {
+            "lr": (self.lr > 0, "a number above 0"),
+            "momentum": (0 <= self.momentum < 1, "0 <= momentum < 1"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "warmup": (0 <= self.warmup < 1, "a share of the steps, 0 <= warmup < 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "0 <= label_smoothing < 1"),
+        }
+        for name, (fits, wanted) in expected.items():
+            if not fits:
+                raise ValueError(f"recipe.{name}={getattr(self, name)}: expected {wanted}")
+
+    def build_loss(self) -> nn.Module:
+        """Cross-entropy over logits `(B, num_classes)` and labels `(B,)`."""
+        return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
+
+    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimizer, its parameters grouped by shape alone, so that every norm gets the same groups."""
+        trained = [p for p in parameters if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
+        return AdamW(groups, lr=self.lr)
+
+    def build_schedule(self, optimizer: Optimizer, num_steps: int) -> LRScheduler:
+        """The learning rate over `num_steps` optimizer steps."""
+        if self.schedule == "one_cycle":
+            return OneCycleLR(optimizer, self.lr, total_steps=num_steps, pct_start=self.warmup, cycle_momentum=False)
+        num_warmup = round(self.warmup * num_steps)
+        return LambdaLR(optimizer, partial(self._factor, num_warmup=num_warmup, num_steps=num_steps))
+
+    def _factor(self, step: int, num_warmup: int, num_steps: int) -> float:
+        if step < num_warmup:
+            return (step + 1) / (num_warmup + 1)
+        if self.schedule == "constant":
+            return 1.0
+        return (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup))) / 2
