@@ -4,3 +4,5 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's own calls
+
+import lightning  # noqa: F401 (before pytest captures the streams that its log handlers keep)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -17,6 +18,11 @@ from src.data.sampler import BatchSampler
 def as_is(batch: Any) -> Any:
     """The dataset's batch; torch's default collation would turn the tuple into a list."""
     return batch
+
+
+def global_seed() -> int:
+    """What `seed_everything` was given, or 0."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def require_at_least(minimum: int, **values: int) -> None:
@@ -110,7 +116,7 @@ class ClassificationData(LightningDataModule):
             shuffle=training,
             # Overfitting a few batches means the same few in each epoch.
             reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
-            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            seed=global_seed(),
             drop_last=training,
             rank=shares["rank"],
             world_size=shares["num_replicas"],
@@ -158,6 +164,18 @@ class ClassificationData(LightningDataModule):
                 f"The checkpoint was trained on the classes {', '.join(state_dict['class_names'])}, and the data "
                 f"has {', '.join(self.class_names)}. Give the data of the training run, or train on this data."
             )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed torch's generators with (seed, epoch, batch, rank), just before a training batch is augmented.
+
+        So the randomness of a step, augmentation and dropout, does not depend on what was drawn before it: a run
+        that goes on from a checkpoint draws what it would have drawn, and every norm sees the same batches.
+        """
+        trainer = self.trainer
+        if trainer and trainer.training:
+            step = (global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
+            torch.manual_seed(int(np.random.SeedSequence(step).generate_state(1, np.uint64)[0]))
+        return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, torch.Tensor]:
         """The batch as a tuple; pinning memory turns tuples into lists."""

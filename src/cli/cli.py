@@ -1,0 +1,180 @@
+"""The command line of train.py."""
+
+import itertools
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from src.callbacks import SamplesPerSecond
+from src.cli.agreement import disagreements, load_hyperparameters
+from src.cli.parser import FROM_DATA, Parser, explain, fail
+from src.cli.predictions import write_predictions
+from src.cli.record import SaveConfig, log_final_scores
+from src.cli.runs import newest_checkpoint
+from src.data import ClassificationData, DataError
+from src.models import Classifier
+from src.norms import refuse_unsynchronized
+
+CHECKPOINTS: dict[str, Any] = {
+    "filename": "best",
+    "monitor": "val/accuracy",
+    "mode": "max",
+    "save_last": True,
+    "enable_version_counter": False,  # a run that goes on writes over its own files
+}
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with these additions.
+
+    - `fit` goes on to test the best checkpoint; the other commands need `--ckpt_path`.
+    - `--ckpt_path=best` or `last` is the newest run's. `fit --ckpt_path=last` goes on with a run that was stopped, in
+      its own folder, and starts one where there is none: the same command serves until the run is done.
+    - A checkpoint of another model is refused, and flags are never overridden by a checkpoint.
+    - Runs are logged to TensorBoard under `runs/<experiment>/version_<n>`; `--trainer.default_root_dir` replaces
+      `runs`.
+    - A user's mistake is one message and exit code 2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            Classifier,
+            ClassificationData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", type=str, default="default", help="Name of the run's folder.")
+        for name in FROM_DATA:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Not LightningCLI's, which lets a checkpoint's hyperparameters beat the flags: they are compared later."""
+
+    def instantiate_classes(self) -> None:
+        try:
+            self.ckpt_path = self._find_checkpoint()
+            saved = load_hyperparameters(self.ckpt_path) if self.ckpt_path else {}
+            super().instantiate_classes()
+            self._check_agreement(saved)
+            if self._option("trainer.sync_batchnorm"):
+                refuse_unsynchronized(self.model)
+        except (ValueError, OSError, MisconfigurationException) as error:
+            fail(explain(str(error)))
+
+    def _option(self, key: str) -> Any:
+        return self.config[self.subcommand][key]
+
+    @property
+    def experiment_dir(self) -> Path:
+        return Path(self._option("trainer.default_root_dir") or "runs", self._option("experiment"))
+
+    def _find_checkpoint(self) -> Path | None:
+        asked = self._option("ckpt_path")
+        if asked is None and self.subcommand != "fit":
+            raise ValueError(f"{self.subcommand} needs trained weights: --ckpt_path=best (the newest run's), or a file")
+        if asked not in ("best", "last"):
+            return None if asked is None else Path(asked)
+        found = newest_checkpoint(self.experiment_dir, asked)
+        if found is None and (self.subcommand, asked) != ("fit", "last"):
+            raise ValueError(f"--ckpt_path={asked}: no run in {self.experiment_dir} has a {asked}.ckpt; run fit first")
+        return found
+
+    def _check_agreement(self, saved: Mapping[str, Any]) -> None:
+        lines = disagreements(self.model.hparams, saved, resuming=self.subcommand == "fit")
+        if lines and self.ckpt_path:
+            config = self.ckpt_path.parent.parent / "config.yaml"
+            hint = f" (it was made with --config {config})" if config.is_file() else ""
+            raise ValueError("\n  ".join([f"the checkpoint {self.ckpt_path} does not fit the command{hint}", *lines]))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self._get(self.config_init, "trainer")
+        logger = self._default_logger() if options.logger is None else options.logger
+        callbacks: list[Callback] = list(options.callbacks or [])
+        if self.subcommand == "fit":
+            callbacks.append(SamplesPerSecond())
+            if logger:
+                callbacks.append(LearningRateMonitor(logging_interval="step"))
+        if options.enable_checkpointing is not False:
+            callbacks.append(ModelCheckpoint(self._checkpoint_dir(logger), **CHECKPOINTS))
+        return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
+
+    def _default_logger(self) -> TensorBoardLogger | bool:
+        if self.subcommand != "fit":
+            return False  # their result is what they print, and they are no run of their own
+        version = None
+        if self.ckpt_path and self._option("ckpt_path") == "last":
+            version = self.ckpt_path.parent.parent.name
+            warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
+        return TensorBoardLogger(self.experiment_dir.parent, self.experiment_dir.name, version, default_hp_metric=False)
+
+    def _checkpoint_dir(self, logger: object) -> Path | None:
+        if self.subcommand != "fit" and self.ckpt_path:
+            return self.ckpt_path.parent  # the callback's state is restored, and asks to be where it was
+        return Path(logger.log_dir, "checkpoints") if isinstance(logger, TensorBoardLogger) else None
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, "ckpt_path": self.ckpt_path, "weights_only": True}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (DataError, MisconfigurationException) as error:
+            fail(str(error))
+        except ValueError as error:
+            # The size of the maps that reach a norm is known no sooner.
+            if not str(error).startswith("Expected more than 1 "):
+                raise
+            fail(
+                f"a norm cannot take the statistics of a single value ({error}): take larger images, a backbone or "
+                "stem that shrinks them less, larger batches, or another norm"
+            )
+
+    def after_fit(self) -> None:
+        checkpoint = self.trainer.checkpoint_callback
+        best = getattr(checkpoint, "best_model_path", "") or None
+        (scores,) = self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True)
+        log_final_scores(self.trainer, self.config_dump, scores)
+        lines = [("Test accuracy", f"{scores['test/accuracy']:.4f}")]
+        if best:
+            lines.append(("Checkpoint", os.path.relpath(best)))
+        if self.trainer.log_dir:
+            lines.append(("TensorBoard", f"tensorboard --logdir {Path(self.trainer.log_dir).parent}"))
+        rank_zero_print("\n" + "\n".join(f"{name:<15}{value}" for name, value in lines))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the class of each sample to predictions.csv beside the checkpoint."""
+        if self.trainer.world_size > 1:
+            raise MisconfigurationException("predict writes one file: run it with --trainer.devices=1")
+        batches: Any = self.trainer.predict(**kwargs)
+        loader: Any = self.trainer.predict_dataloaders
+        assert self.ckpt_path is not None
+        path = self.ckpt_path.parent / "predictions.csv"
+        probabilities = torch.cat(batches)
+        order = [int(i) for i in itertools.chain.from_iterable(loader.sampler)][: len(probabilities)]
+        write_predictions(path, probabilities, order, self.datamodule.class_names)
+        rank_zero_print(f"\nPredictions    {path}")
+
+
+@rank_zero_only
+def rank_zero_print(text: str) -> None:
+    """Print from one process."""
+    print(text, flush=True)

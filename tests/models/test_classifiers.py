@@ -1,0 +1,216 @@
+"""Both classifiers with every norm."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+
+from src.models import Classifier, ImageClassifier, Recipe, TextClassifier
+from src.norms import NORMS, NormFamily, swap_norms
+from src.norms.swap import is_norm
+from tests.errors import error_is
+
+EVERY = pytest.mark.parametrize("name", NORMS)
+BOTH = pytest.mark.parametrize("kind", [ImageClassifier, TextClassifier])
+
+
+def build(kind: type[Classifier], norm: NormFamily | None) -> Classifier:
+    torch.manual_seed(0)
+    if kind is ImageClassifier:
+        return ImageClassifier(norm=norm, stem="small", num_classes=3, in_channels=1)
+    return TextClassifier(norm=norm, hidden_size=64, num_classes=3, vocab_size=50, max_length=16)
+
+
+def batch(kind: type[Classifier]) -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(1)
+    labels = torch.tensor([0, 1, 2, 0])
+    if kind is ImageClassifier:
+        return torch.randn(4, 1, 16, 16), labels
+    mask = torch.ones(4, 9, dtype=torch.int64)
+    mask[1, 4:] = 0
+    return {"input_ids": torch.randint(1, 50, (4, 9)), "attention_mask": mask}, labels
+
+
+def outside_norms(model: nn.Module) -> dict[str, torch.Tensor]:
+    norms = {name for name, module in model.named_modules() if is_norm(module)}
+    return {name: p for name, p in model.named_parameters() if name.rpartition(".")[0] not in norms}
+
+
+@EVERY
+@BOTH
+def test_trains_swaps_back_and_round_trips(kind: type[Classifier], name: str) -> None:
+    model = build(kind, NORMS[name])
+    inputs, labels = batch(kind)
+    loss = model.loss(model(inputs), labels)
+    loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+    again = build(kind, NORMS[name])
+    again.load_state_dict(model.state_dict(), strict=True)
+    model.eval(), again.eval()
+    torch.testing.assert_close(again(inputs), model(inputs))
+
+    logits = model(inputs)
+    for layer_name, layer in swap_norms(model.backbone, NORMS["Identity"]).items():
+        model.backbone.set_submodule(layer_name, layer)
+    torch.testing.assert_close(model(inputs), logits)
+
+
+@EVERY
+@BOTH
+def test_swap_is_fair(kind: type[Classifier], name: str) -> None:
+    """The weights outside the norms and their weight decay are those of the backbone with its own norms."""
+    model, own = build(kind, NORMS[name]), build(kind, None)
+    ours, theirs = outside_norms(model), outside_norms(own)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+    def decayed(model: Classifier) -> set[str]:
+        groups = model.recipe.build_optimizer(model.parameters()).param_groups
+        ids = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+        return {name for name, p in model.named_parameters() if id(p) in ids}
+
+    assert decayed(model) == decayed(own)
+    assert decayed(model) <= ours.keys()
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm"])
+@BOTH
+def test_norms_own_kind_gives_the_backbones_numbers(kind: type[Classifier], name: str) -> None:
+    model, own = build(kind, NORMS[name]).double().eval(), build(kind, None).double().eval()
+    inputs, _ = batch(kind)
+    inputs = inputs.double() if kind is ImageClassifier else inputs
+    same_kind = name == ("BatchNorm" if kind is ImageClassifier else "LayerNorm")
+    assert (model.state_dict().keys() == own.state_dict().keys()) == same_kind
+    assert torch.allclose(model(inputs), own(inputs), rtol=1e-10, atol=1e-10) == same_kind
+
+
+@pytest.mark.parametrize("norm", [None, NORMS["GroupNorm"]], ids=["own", "GroupNorm"])
+@BOTH
+def test_checkpoint_holds_plain_values_and_reloads(
+    kind: type[Classifier], norm: NormFamily | None, tmp_path: Path
+) -> None:
+    model = build(kind, norm).eval()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    again = kind.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).eval()
+    inputs, _ = batch(kind)
+    torch.testing.assert_close(again(inputs), model(inputs))
+    assert dict(again.hparams)["norm"] == (None if norm is None else norm.spec())
+
+
+def test_compiling_keeps_the_state_dicts_keys() -> None:
+    model = ImageClassifier(compile=True)
+    keys = model.state_dict().keys()
+    model.setup("fit")
+    assert model.backbone._compiled_call_impl is not None
+    assert model.state_dict().keys() == keys
+
+
+@pytest.mark.slow
+@BOTH
+def test_compiled_gives_the_same_loss(kind: type[Classifier]) -> None:
+    """With BatchNorm, whose statistics and padding mask the compiler has to follow."""
+    plain, compiled = build(kind, NORMS["BatchNorm"]), build(kind, NORMS["BatchNorm"])
+    compiled.compile_backbone = True
+    compiled.setup("fit")
+    inputs, labels = batch(kind)
+    for model in (plain, compiled):
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    for _ in range(2):
+        losses = [model.loss(model(inputs), labels) for model in (plain, compiled)]
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["resnet34", "mobilenet_v3_small", "shufflenet_v2_x0_5", "regnet_y_400mf"])
+def test_other_image_backbones(backbone: str) -> None:
+    model = ImageClassifier(backbone=backbone, norm=NORMS["LayerNorm"], num_classes=5, in_channels=1)
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("backbone", ["distilbert", "roberta", "electra", "modernbert"])
+def test_other_text_backbones(backbone: str) -> None:
+    model = TextClassifier(backbone, NORMS["BatchNorm"], 32, num_heads=2, num_classes=5, vocab_size=50, max_length=16)
+    ids = torch.randint(1, 50, (2, 16))
+    assert model({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).shape == (2, 5)
+    assert model.backbone.config.num_hidden_layers == 2
+
+
+def test_gray_images_see_what_three_equal_channels_gave() -> None:
+    from src.models.image import build_torchvision_model, take_channels
+
+    model = build_torchvision_model("resnet18", 4, None).eval()
+    gray = torch.randn(2, 1, 32, 32)
+    logits = model(gray.expand(-1, 3, -1, -1))
+    take_channels(model, 1)
+    torch.testing.assert_close(model(gray), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pretrained_directory(tmp_path: Path) -> None:
+    first = TextClassifier(hidden_size=32, num_heads=2, vocab_size=50, max_length=16)
+    first.backbone.save_pretrained(tmp_path)
+    second = TextClassifier(pretrained=str(tmp_path), norm=NORMS["LayerNorm"], num_classes=7)
+    theirs, ours = first.backbone.state_dict(), second.backbone.state_dict()
+    assert all(torch.equal(theirs[key], ours[key]) for key in theirs if not key.startswith("classifier"))
+    assert ours["classifier.weight"].shape == (7, 32)
+
+
+class TestErrors:
+    def test_norm_on_a_backbone_without_norms(self) -> None:
+        with error_is(
+            ValueError,
+            "norm=BatchNorm: AlexNet has no norms that it could replace; take a backbone with norms (vgg11_bn for "
+            "vgg11, say) or norm=null",
+        ):
+            ImageClassifier(backbone="alexnet", norm=NORMS["BatchNorm"])
+
+    def test_small_stem_on_a_transformer(self) -> None:
+        with error_is(
+            ValueError,
+            "stem=small is for ResNets (resnet18, resnext50_32x4d, ...), not mobilenet_v3_small: take stem=standard",
+        ):
+            ImageClassifier(backbone="mobilenet_v3_small", stem="small")
+
+    def test_unknown_weights(self) -> None:
+        with error_is(
+            ValueError,
+            "unknown weights of resnet18 'IMAGENET'. Did you mean 'IMAGENET1K_V1'? There are: DEFAULT, IMAGENET1K_V1",
+        ):
+            ImageClassifier(weights="IMAGENET")
+
+    def test_heads_that_do_not_divide(self) -> None:
+        with error_is(ValueError, "hidden_size=30 cannot be split over num_heads=4"):
+            TextClassifier(hidden_size=30)
+
+    def test_unknown_text_backbone(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"^unknown backbone 'berd'\. Did you mean 'bert'\? There are: .*modernbert"
+        ):
+            TextClassifier(backbone="berd")
+
+    def test_a_pretrained_model_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"could not be loaded: expected a directory with config\.json and weights"
+        ):
+            TextClassifier(pretrained=str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("option", "value", "expected"),
+        [
+            ("lr", 0.0, "a number above 0"),
+            ("momentum", 1.0, "0 <= momentum < 1"),
+            ("weight_decay", -1.0, "0 or more"),
+            ("warmup", 1.0, "a share of the steps, 0 <= warmup < 1"),
+            ("label_smoothing", 1.0, "0 <= label_smoothing < 1"),
+        ],
+    )
+    def test_recipe(self, option: str, value: float, expected: str) -> None:
+        with error_is(ValueError, f"recipe.{option}={value}: expected {expected}"):
+            Recipe(**{option: value})  # type: ignore[arg-type]

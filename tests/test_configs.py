@@ -1,0 +1,41 @@
+"""Every file in configs/ trains, validates and tests."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.commands import QUIET, REPOSITORY, run_here
+from tests.standins import use_standins
+
+FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((REPOSITORY / "configs").glob("*.yaml"))}
+WHOLE = [name for name, config in FILES.items() if "model" in config]
+OVERLAYS = [name for name, config in FILES.items() if "model" not in config and name != "debug"]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_config_trains_and_tests(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = use_standins(monkeypatch, tmp_path)[FILES[name]["data"]["class_path"]]
+    flags = [f"--data.{option}={value}" for option, value in {**data, "batch_size": 16}.items()]
+    overlay = "configs/debug.yaml"
+    run_here(monkeypatch, tmp_path, "fit", f"--config=configs/{name}.yaml", f"--config={overlay}", *flags, *QUIET)
+    folder = tmp_path / "runs/debug/version_0"
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert (folder / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlay_applies_to_a_config(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = [f"--config=configs/{each}.yaml" for each in ("digits", name, "debug")]
+    run_here(monkeypatch, tmp_path, "fit", *files, "--trainer.devices=1", *QUIET)
+    saved = yaml.safe_load((tmp_path / "runs/debug/version_0/config.yaml").read_text())
+    for option, value in FILES[name]["trainer"].items():
+        assert option == "devices" or saved["trainer"][option] == value
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_header_gives_the_command_and_the_hardware(name: str) -> None:
+    text = (REPOSITORY / f"configs/{name}.yaml").read_text()
+    header = text[: text.index("\n" + next(iter(FILES[name])))]
+    assert f"--config configs/{name}.yaml" in header
+    assert "Hardware" in header

@@ -1,0 +1,105 @@
+"""Each command in the documents is run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.norms import NORMS
+from tests.commands import QUIET, REPOSITORY, run_here
+from tests.standins import use_standins
+
+DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+BLOCKS = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for document in DOCUMENTS
+    for block in BLOCKS.findall(document.read_text())
+    for line in block.replace("\\\n", " ").strip().split("\n")
+]
+
+
+def commands(prefix: str) -> list[str]:
+    return sorted({command for command in COMMANDS if command.startswith(prefix)})
+
+
+def test_each_command_is_of_a_kind_that_is_run_here() -> None:
+    prefixes = (
+        "python train.py",
+        "make ",
+        "tensorboard ",
+        "pip install",
+        "pytest",
+        "git clone",
+        "python -m venv",
+        ". ",
+    )
+    assert [command for command in COMMANDS if not command.startswith(prefixes)] == []
+
+
+@pytest.mark.parametrize("command", commands("python train.py"))
+def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On stand-in data and a few batches; what test and predict need is trained first."""
+    arguments = shlex.split(command)[2:]
+    if any("help" in argument for argument in arguments):
+        with pytest.raises(SystemExit, match="0"):
+            run_here(monkeypatch, tmp_path, *arguments)
+        return
+    standins = use_standins(monkeypatch, tmp_path)
+    files = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--config"]
+    name = yaml.safe_load((REPOSITORY / files[0]).read_text())["data"]["class_path"]
+    standins["ImageFolder"]["image_size"] = 64
+    data = [f"--data.{option}={value}" for option, value in {**standins[name], "batch_size": 16}.items()]
+    few = ["--config", "configs/debug.yaml", *data, *QUIET]
+    # A user's own files, under the names that the documents use.
+    (tmp_path / "path/to").mkdir(parents=True)
+    (tmp_path / "path/to/images").symlink_to(tmp_path / "images")
+    (tmp_path / "reviews.csv").symlink_to(tmp_path / "train.csv")
+    if arguments[0] != "fit":
+        run_here(monkeypatch, tmp_path, "fit", "--config", files[0], *few)
+    run_here(monkeypatch, tmp_path, *arguments, *few)
+
+
+@pytest.mark.parametrize("command", commands("make "))
+def test_make_targets_exist(command: str) -> None:
+    targets = shlex.split(command)
+    done = subprocess.run([*targets, "--dry-run"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_requirements_are_what_is_installed() -> None:
+    options = ["--no-index", "--dry-run", "--quiet", "-r", "requirements.txt"]
+    done = subprocess.run([sys.executable, "-m", "pip", "install", *options], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
+    sources = "\n".join(
+        path.read_text()
+        for pattern in ("src/**/*.py", "tests/**/*.py", "Makefile", ".pre-commit-config.yaml", "pyproject.toml")
+        for path in REPOSITORY.glob(pattern)
+    )
+    indirectly = {"rich": "Lightning's progress bar", "tensorboard": "Lightning's logger", "pre-commit": "by hand"}
+    imported = {"scikit-learn": "sklearn", "pillow": "PIL"}
+    for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
+        requirement = line.split("#")[0].strip()
+        if requirement:
+            name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+            assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", requirement), requirement
+            assert name in indirectly or re.search(rf"\b{imported.get(name, name)}\b", sources), name
+
+
+def test_the_readmes_table_lists_every_norm() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    assert [name for name in NORMS if f"`{name}`" not in readme and not name.startswith("Torch")] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,173 @@
+"""A user's mistakes: one message, whole, and exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import QUIET, error_of, run_here, run_process
+
+NORMS = (
+    "BatchNorm, DynamicTanh, GroupNorm, Identity, InstanceNorm, LayerNorm, RMSNorm, TorchBatchNorm, TorchGroupNorm, "
+    "TorchInstanceNorm, TorchLayerNorm, TorchRMSNorm"
+)
+DATASETS = "CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, Newsgroups20, Reuters52, Reuters8, TextFiles"
+MISTAKES = {
+    "--model.norm=BatchNrm": f"unknown norm 'BatchNrm'. Did you mean 'BatchNorm'? There are: {NORMS}",
+    "--model.norm=batchnorm": f"unknown norm 'batchnorm'. Did you mean 'BatchNorm'? There are: {NORMS}",
+    "--model.norm=Quux": f"unknown norm 'Quux'. There are: {NORMS}",
+    "--model.norm.num_groups=4": "unknown option of BatchNorm 'num_groups'. There are: eps, momentum",
+    "--model.norm=GroupNorm --model.norm.num_group=4": (
+        "unknown option of GroupNorm 'num_group'. Did you mean 'num_groups'? There are: eps, num_groups"
+    ),
+    "--model.norm=GroupNorm --model.norm.num_groups=48": (
+        "GroupNorm does not fit layer 'bn1': 48 groups do not divide its 64 channels; num_groups=32 fits every norm "
+        "asked for"
+    ),
+    "--model.norm=GroupNorm --model.norm.num_groups=0": "num_groups=0: expected at least 1",
+    "--model.norm.eps=0": "eps=0.0: expected a number above 0",
+    "--data=Digit": f"unknown dataset 'Digit'. Did you mean 'Digits'? There are: {DATASETS}",
+    "--data.batch_siz=3": (
+        "unknown option of Digits 'batch_siz'. Did you mean 'batch_size'? There are: batch_size, crop_padding, flip, "
+        "num_workers, root, scaling, split_seed, test_fraction, val_fraction"
+    ),
+    "--data.batch_size=0": "batch_size=0: expected 1 or more. Set --data.batch_size.",
+    "--data.scaling=standard": "scaling: expected one of 'standardize', 'minmax', 'none', got 'standard'",
+    "--model=ImageClasifier": (
+        "unknown model 'ImageClasifier'. Did you mean 'ImageClassifier'? There are: ImageClassifier, TextClassifier"
+    ),
+    "--model.backbon=resnet50": (
+        "unknown option of ImageClassifier 'backbon'. Did you mean 'backbone'? There are: backbone, compile, norm, "
+        "recipe, stem, weights"
+    ),
+    "--model.recipe.lr=fast": "recipe.lr: expected float, got 'fast'",
+    "--model.recipe.lr=-1": "recipe.lr=-1.0: expected a number above 0",
+    "--model.recipe.schedule=step": ("recipe.schedule: expected one of 'cosine', 'one_cycle', 'constant', got 'step'"),
+    "--trainer.max_epoch=3": (
+        "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
+    ),
+    "--trainer.max_epochs=ten": "trainer.max_epochs: expected int or null, got 'ten'",
+    "--config mistake.yaml": (
+        "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
+    ),
+    "--ckpt_path=nowhere.ckpt": "checkpoint 'nowhere.ckpt' does not exist",
+    "--ckpt_path=mistake.yaml": "'mistake.yaml' is not a checkpoint of train.py, or it is damaged",
+    "--trainer.sync_batchnorm=true": (
+        "sync_batchnorm=true cannot be honoured for layer 'backbone.bn1' (BatchNorm2d), which has no synchronized "
+        "form; take --model.norm=TorchBatchNorm, or a norm of single samples, such as GroupNorm"
+    ),
+    "--data=ImageFolder --data.folder=nowhere": (
+        "There is no folder {folder}/nowhere. Expected one with a subfolder per class, or with train/ that holds them. "
+        "Set --data.folder."
+    ),
+    "--model=TextClassifier --data=TextFiles --data.train=nowhere.csv": (
+        "There is no file {folder}/nowhere.csv. Correct the path."
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_fit(
+    arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mistake.yaml").write_text("trainer:\n  max_epoch: 3\n")
+    shown = error_of(monkeypatch, capsys, tmp_path, f"fit --config=configs/digits.yaml {arguments}")
+    assert shown == f"error: {MISTAKES[arguments]}".replace("{folder}", str(tmp_path))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_backbone_lists_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import torchvision
+
+    known = ", ".join(sorted(torchvision.models.list_models(module=torchvision.models)))
+    shown = error_of(monkeypatch, capsys, tmp_path, "fit --config=configs/digits.yaml --model.backbone=resnet81")
+    assert shown == f"error: unknown backbone 'resnet81'. Did you mean 'resnet18'? There are: {known}"
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_other_commands_need_weights(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = "--config=configs/digits.yaml"
+    assert error_of(monkeypatch, capsys, tmp_path, f"{command} {config}") == (
+        f"error: {command} needs trained weights: --ckpt_path=best (the newest run's), or a file"
+    )
+    assert error_of(monkeypatch, capsys, tmp_path, f"{command} {config} --ckpt_path=best") == (
+        "error: --ckpt_path=best: no run in runs/digits has a best.ckpt; run fit first"
+    )
+
+
+def test_a_checkpoint_of_another_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    files = "--config=configs/digits.yaml --config=configs/debug.yaml"
+    run_here(monkeypatch, tmp_path, "fit", *files.split(), *QUIET)
+    head = (
+        "error: the checkpoint runs/debug/version_0/checkpoints/best.ckpt does not fit the command (it was made with "
+        "--config runs/debug/version_0/config.yaml)\n  "
+    )
+    for arguments, line in {
+        "--model.norm=GroupNorm": (
+            "norm: the checkpoint has BatchNorm(), the command asks for GroupNorm(num_groups=32)"
+        ),
+        "--model.norm.eps=0.1": "norm: the checkpoint has BatchNorm(), the command asks for BatchNorm(eps=0.1)",
+        "--model.norm=null": "norm: the checkpoint has BatchNorm(), the command asks for None",
+        "--model.backbone=resnet34": ("backbone: the checkpoint has 'resnet18', the command asks for 'resnet34'"),
+        "--model.stem=standard": "stem: the checkpoint has 'small', the command asks for 'standard'",
+    }.items():
+        shown = error_of(monkeypatch, capsys, tmp_path, f"test {files} --ckpt_path=best {arguments}")
+        assert shown == head + line
+
+    # What cannot change the weights wins; in a resumed training the recipe cannot change under the optimizer's state.
+    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", "--model.recipe.lr=0.5", *QUIET)
+    shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
+    assert shown.endswith("recipe.lr: the checkpoint has 0.1, the command asks for 0.5")
+
+
+def test_maps_too_small_for_a_norm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shown = error_of(monkeypatch, capsys, tmp_path, "fit --config=configs/digits.yaml --model.norm=InstanceNorm")
+    assert shown == (
+        "error: a norm cannot take the statistics of a single value (Expected more than 1 spatial element when "
+        "training, got input size torch.Size([64, 512, 1, 1])): take larger images, a backbone or stem that shrinks "
+        "them less, larger batches, or another norm"
+    )
+
+
+def test_a_missing_dataset_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from urllib.error import URLError
+
+    from torchvision import datasets
+
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(datasets.mnist, "download_and_extract_archive", no_network)
+    shown = error_of(monkeypatch, capsys, tmp_path, "fit --config=configs/fashion_mnist.yaml")
+    assert "dataset-fashion-mnist" in shown
+    assert "--data.root" in shown
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+def test_no_traceback_from_a_process_of_its_own(tmp_path: Path) -> None:
+    done = run_process(tmp_path, "fit", "--config=configs/digits.yaml", "--model.norm=BatchNrm")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {MISTAKES['--model.norm=BatchNrm']}\n"
+    assert done.stdout == ""
+
+
+def test_no_arguments_show_the_first_commands(tmp_path: Path) -> None:
+    done = run_process(tmp_path)
+    assert done.returncode == 0
+    commands = [line.split("  ")[1] for line in done.stdout.split("\n") if line.startswith("  ")]
+    assert commands == [
+        "python train.py fit --config configs/digits.yaml",
+        "python train.py fit --config configs/digits.yaml --model.norm=GroupNorm",
+        "python train.py fit --config configs/reuters8.yaml",
+        "python train.py test --config configs/digits.yaml --ckpt_path=best",
+        "tensorboard --logdir runs",
+    ]

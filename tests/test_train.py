@@ -1,0 +1,181 @@
+"""A run from the command line, and what it leaves behind."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.cli import TrainCLI
+from src.data import Digits
+from src.models import ImageClassifier
+from src.norms import NORMS
+from tests.commands import QUIET, run_here, run_process
+from tests.standins import make_image_folder
+
+DIGITS = ["--config=configs/digits.yaml", *QUIET]
+ONE_EPOCH = ["--trainer.max_epochs=1", "--data.batch_size=16", "--model.recipe.lr=0.02"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One epoch on digits as a process: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_process(folder, "fit", *DIGITS, *ONE_EPOCH)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def events(version: Path) -> EventAccumulator:
+    return EventAccumulator(str(version)).Reload()
+
+
+def test_the_last_lines_say_how_well_and_where(run: tuple[Path, str]) -> None:
+    folder, shown = run
+    last = shown.rstrip().split("\n")[-3:]
+    assert re.fullmatch(r"Test accuracy  0\.\d{4}", last[0])
+    assert last[1:] == [
+        "Checkpoint     runs/digits/version_0/checkpoints/best.ckpt",
+        "TensorBoard    tensorboard --logdir runs/digits",
+    ]
+    assert (folder / last[1].split()[1]).is_file()
+
+
+def test_tensorboard_has_the_curves(run: tuple[Path, str]) -> None:
+    tags = events(run[0] / "runs/digits/version_0").Tags()
+    expected = ["train/loss", "train/accuracy", "train/samples_per_second", "lr-SGD/pg1", "epoch"]
+    expected += [f"{split}/{score}" for split in ("val", "test") for score in ("loss", "accuracy", "f1")]
+    assert set(expected) <= set(tags["scalars"])
+    assert "config/text_summary" in tags["tensors"]
+
+
+def test_it_learned(run: tuple[Path, str]) -> None:
+    (accuracy,) = events(run[0] / "runs/digits/version_0").Scalars("test/accuracy")
+    assert accuracy.value > 0.5  # chance is 0.1
+
+
+def test_hyperparameters_stand_beside_the_final_score(run: tuple[Path, str]) -> None:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    found = events(run[0] / "runs/digits/version_0")
+    metadata = found.summary_metadata["_hparams_/session_start_info"]
+    content = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+    options = {name: value.string_value for name, value in content.session_start_info.hparams.items()}
+    assert options["model/norm"] == "BatchNorm()"
+    assert options["data"] == "Digits"
+    (accuracy,) = found.Scalars("test/accuracy")
+    assert found.Scalars("hp/test/accuracy")[0].value == accuracy.value
+
+
+def test_the_saved_config_is_whole(run: tuple[Path, str]) -> None:
+    config = yaml.safe_load((run[0] / "runs/digits/version_0/config.yaml").read_text())
+    assert config["seed_everything"] == 0
+    assert config["model"]["init_args"]["norm"]["class_path"] == "src.norms.families.BatchNorm"
+    assert config["data"]["init_args"]["batch_size"] == 16
+    assert config["trainer"]["max_epochs"] == 1
+
+
+def test_the_checkpoint_loads_without_the_cli(run: tuple[Path, str]) -> None:
+    path = run[0] / "runs/digits/version_0/checkpoints/best.ckpt"
+    model = ImageClassifier.load_from_checkpoint(path, weights_only=True)
+    assert model.hparams["norm"]["class_path"] == "src.norms.families.BatchNorm"
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_testing_again_gives_the_same_score(
+    run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, shown = run
+    run_here(monkeypatch, folder, "test", *DIGITS, *ONE_EPOCH, "--ckpt_path=best")
+    again = re.search(r"test/accuracy\s+│\s+(0\.\d+)", capsys.readouterr().out)
+    assert again
+    assert f"{float(again[1]):.4f}" in shown
+    assert [p.name for p in (folder / "runs/digits").iterdir()] == ["version_0"]
+
+
+def test_predictions_are_a_table_in_the_datas_order(
+    run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, shown = run
+    run_here(monkeypatch, folder, "predict", *DIGITS, "--ckpt_path=best")
+    path = "runs/digits/version_0/checkpoints/predictions.csv"
+    assert capsys.readouterr().out.rstrip().endswith(f"Predictions    {path}")
+    with (folder / path).open() as file:
+        rows = list(csv.DictReader(file))
+    data = Digits()
+    data.setup("test")
+    labels = [str(label) for label in data.datasets["test"].labels]
+    assert [int(row["index"]) for row in rows] == list(range(len(labels)))
+    right = sum(row["class"] == label for row, label in zip(rows, labels, strict=True))
+    assert f"{right / len(labels):.4f}" in shown
+
+
+class Watch(Callback):
+    """Keeps a copy of the training batches, and stops a run as a power cut would."""
+
+    def __init__(self, stop_before_epoch: int | None = None):
+        self.batches: list[torch.Tensor] = []
+        self.stop_before_epoch = stop_before_epoch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        if trainer.current_epoch == self.stop_before_epoch and batch_idx == 1:
+            raise InterruptedError
+        self.batches.append(batch[0].clone())  # type: ignore[index]
+
+
+def watch_runs(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
+    """Add a callback to the trainers made from here on."""
+    original = TrainCLI.instantiate_trainer
+
+    def instantiate_trainer(cli: TrainCLI) -> Trainer:
+        trainer = original(cli)
+        trainer.callbacks.append(watch)  # type: ignore[attr-defined]
+        return trainer
+
+    monkeypatch.setattr(TrainCLI, "instantiate_trainer", instantiate_trainer)
+
+
+FEW = [
+    *["--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"],
+    "--trainer.log_every_n_steps=1",
+]
+
+
+def test_every_norm_sees_the_same_batches(tmp_path: Path) -> None:
+    """Order and augmentation, to the bit."""
+    folder = make_image_folder(tmp_path / "images", per_class=30)
+    config = ["--config=configs/image_folder.yaml", f"--data.folder={folder}", "--data.batch_size=8", "--model.recipe.lr=0.001", *QUIET]
+    seen = {}
+    for name in NORMS:
+        with pytest.MonkeyPatch.context() as patch:
+            watch_runs(patch, watch := Watch())
+            run_here(patch, tmp_path, "fit", *config, *FEW, f"--model.norm={name}")
+        seen[name] = torch.stack(watch.batches)
+    assert len({batches.numpy().tobytes() for batches in seen.values()}) == 1
+    assert not torch.equal(seen["BatchNorm"][:3], seen["BatchNorm"][3:])  # epochs differ
+
+
+def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    command = ["fit", *DIGITS, *FEW, "--ckpt_path=last"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, whole, *command)
+    with pytest.MonkeyPatch.context() as patch:
+        watch_runs(patch, Watch(stop_before_epoch=1))
+        with pytest.raises(InterruptedError):
+            run_here(patch, cut, *command)
+    with pytest.MonkeyPatch.context() as patch:
+        watch_runs(patch, watch := Watch())
+        run_here(patch, cut, *command)
+    assert len(watch.batches) == 3  # the second epoch alone
+    assert [p.name for p in (cut / "runs/digits").iterdir()] == ["version_0"]
+    states = [
+        torch.load(folder / "runs/digits/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for folder in (whole, cut)
+    ]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
