@@ -27,5 +27,5 @@ check: setup  ## lint and types alone
 tensorboard: setup  ## watch the runs
 	$(BIN)/tensorboard --logdir runs
 
-clean:  ## remove the environment, caches and fetched data; runs stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache data
+clean:  ## remove the environment and caches; runs and data stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache data/cache

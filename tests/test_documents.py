@@ -54,14 +54,39 @@ def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     name = yaml.safe_load((REPOSITORY / files[0]).read_text())["data"]["class_path"]
     standins["ImageFolder"]["image_size"] = 64
     data = [f"--data.{option}={value}" for option, value in {**standins[name], "batch_size": 16}.items()]
+    given = {argument.split("=")[0] for argument in arguments}
+    data = [flag for flag in data if flag.split("=")[0] not in given]
     few = ["--config", "configs/debug.yaml", *data, *QUIET]
     # A user's own files, under the names that the documents use.
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/images").symlink_to(tmp_path / "images")
     (tmp_path / "reviews.csv").symlink_to(tmp_path / "train.csv")
     if arguments[0] != "fit":
-        run_here(monkeypatch, tmp_path, "fit", "--config", files[0], *few)
+        first = [argument for argument in arguments[1:] if not argument.startswith("--ckpt_path")]
+        run_here(monkeypatch, tmp_path, "fit", *first, *few)
     run_here(monkeypatch, tmp_path, *arguments, *few)
+
+
+@pytest.mark.parametrize("command", commands("tensorboard "))
+def test_tensorboard(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = ["--config=configs/digits.yaml", "--config=configs/debug.yaml"]
+    run_here(monkeypatch, tmp_path, "fit", *files, *QUIET)
+    program = str(Path(sys.executable).with_name("tensorboard"))
+    done = subprocess.run(
+        [program, *shlex.split(command)[1:], "--inspect"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "test/accuracy" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.DOTALL | re.M)
+)
+def test_python(block: str) -> None:
+    from torchvision.models import resnet18
+
+    names = {"model": resnet18()}
+    exec(block, names)
+    assert names["replaced"]
 
 
 @pytest.mark.parametrize("command", commands("make "))
@@ -84,13 +109,17 @@ def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
         for path in REPOSITORY.glob(pattern)
     )
     indirectly = {"rich": "Lightning's progress bar", "tensorboard": "Lightning's logger", "pre-commit": "by hand"}
-    imported = {"scikit-learn": "sklearn", "pillow": "PIL"}
+    imported = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
     for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
         requirement = line.split("#")[0].strip()
         if requirement:
             name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
             assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", requirement), requirement
             assert name in indirectly or re.search(rf"\b{imported.get(name, name)}\b", sources), name
+
+
+def test_measured_numbers_are_in_place() -> None:
+    assert not re.search(r"\b[A-Z0-9]+_(ACC|TIME)\b", (REPOSITORY / "README.md").read_text())
 
 
 def test_the_readmes_table_lists_every_norm() -> None:

@@ -23,7 +23,7 @@ MISTAKES = {
         "GroupNorm does not fit layer 'bn1': 48 groups do not divide its 64 channels; num_groups=32 fits every norm "
         "asked for"
     ),
-    "--model.norm=GroupNorm --model.norm.num_groups=0": "num_groups=0: expected at least 1",
+    "--model.norm=GroupNorm --model.norm.num_groups=0": "num_groups=0: expected a number above 0",
     "--model.norm.eps=0": "eps=0.0: expected a number above 0",
     "--data=Digit": f"unknown dataset 'Digit'. Did you mean 'Digits'? There are: {DATASETS}",
     "--data.batch_siz=3": (
@@ -44,6 +44,9 @@ MISTAKES = {
     "--model.recipe.schedule=step": ("recipe.schedule: expected one of 'cosine', 'one_cycle', 'constant', got 'step'"),
     "--trainer.max_epoch=3": (
         "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
+    ),
+    "--trainer.max_epochs=-1": (
+        "the learning rate's schedule needs an end: set --trainer.max_epochs or --trainer.max_steps"
     ),
     "--trainer.max_epochs=ten": "trainer.max_epochs: expected int or null, got 'ten'",
     "--config mistake.yaml": (
@@ -72,7 +75,7 @@ def test_fit(
     (tmp_path / "mistake.yaml").write_text("trainer:\n  max_epoch: 3\n")
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit --config=configs/digits.yaml {arguments}")
     assert shown == f"error: {MISTAKES[arguments]}".replace("{folder}", str(tmp_path))
-    assert not (tmp_path / "runs").exists()
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_an_unknown_backbone_lists_what_there_is(
@@ -94,7 +97,7 @@ def test_other_commands_need_weights(
         f"error: {command} needs trained weights: --ckpt_path=best (the newest run's), or a file"
     )
     assert error_of(monkeypatch, capsys, tmp_path, f"{command} {config} --ckpt_path=best") == (
-        "error: --ckpt_path=best: no run in runs/digits has a best.ckpt; run fit first"
+        "error: --ckpt_path=best: the newest run in runs/digits has none; run fit first"
     )
 
 
@@ -108,9 +111,7 @@ def test_a_checkpoint_of_another_model(
         "--config runs/debug/version_0/config.yaml)\n  "
     )
     for arguments, line in {
-        "--model.norm=GroupNorm": (
-            "norm: the checkpoint has BatchNorm(), the command asks for GroupNorm(num_groups=32)"
-        ),
+        "--model.norm=GroupNorm": ("norm: the checkpoint has BatchNorm(), the command asks for GroupNorm()"),
         "--model.norm.eps=0.1": "norm: the checkpoint has BatchNorm(), the command asks for BatchNorm(eps=0.1)",
         "--model.norm=null": "norm: the checkpoint has BatchNorm(), the command asks for None",
         "--model.backbone=resnet34": ("backbone: the checkpoint has 'resnet18', the command asks for 'resnet34'"),

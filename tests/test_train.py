@@ -14,7 +14,7 @@ from src.cli import TrainCLI
 from src.data import Digits
 from src.models import ImageClassifier
 from src.norms import NORMS
-from tests.commands import QUIET, run_here, run_process
+from tests.commands import QUIET, error_of, run_here, run_process
 from tests.standins import make_image_folder
 
 DIGITS = ["--config=configs/digits.yaml", *QUIET]
@@ -38,10 +38,8 @@ def test_the_last_lines_say_how_well_and_where(run: tuple[Path, str]) -> None:
     folder, shown = run
     last = shown.rstrip().split("\n")[-3:]
     assert re.fullmatch(r"Test accuracy  0\.\d{4}", last[0])
-    assert last[1:] == [
-        "Checkpoint     runs/digits/version_0/checkpoints/best.ckpt",
-        "TensorBoard    tensorboard --logdir runs/digits",
-    ]
+    assert last[1] == "Checkpoint     runs/digits/version_0/checkpoints/best.ckpt"
+    assert re.fullmatch(r"TensorBoard    (\S*/)?tensorboard --logdir runs/digits", last[2])
     assert (folder / last[1].split()[1]).is_file()
 
 
@@ -90,11 +88,12 @@ def test_testing_again_gives_the_same_score(
     run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, shown = run
+    before = sorted(folder.rglob("*"))
     run_here(monkeypatch, folder, "test", *DIGITS, *ONE_EPOCH, "--ckpt_path=best")
+    assert sorted(folder.rglob("*")) == before  # it makes no run of its own
     again = re.search(r"test/accuracy\s+│\s+(0\.\d+)", capsys.readouterr().out)
     assert again
     assert f"{float(again[1]):.4f}" in shown
-    assert [p.name for p in (folder / "runs/digits").iterdir()] == ["version_0"]
 
 
 def test_predictions_are_a_table_in_the_datas_order(
@@ -109,7 +108,7 @@ def test_predictions_are_a_table_in_the_datas_order(
     data = Digits()
     data.setup("test")
     labels = [str(label) for label in data.datasets["test"].labels]
-    assert [int(row["index"]) for row in rows] == list(range(len(labels)))
+    assert [int(row["sample"]) for row in rows] == list(range(len(labels)))
     right = sum(row["class"] == label for row, label in zip(rows, labels, strict=True))
     assert f"{right / len(labels):.4f}" in shown
 
@@ -148,7 +147,13 @@ FEW = [
 def test_every_norm_sees_the_same_batches(tmp_path: Path) -> None:
     """Order and augmentation, to the bit."""
     folder = make_image_folder(tmp_path / "images", per_class=30)
-    config = ["--config=configs/image_folder.yaml", f"--data.folder={folder}", "--data.batch_size=8", "--model.recipe.lr=0.001", *QUIET]
+    config = [
+        "--config=configs/image_folder.yaml",
+        f"--data.folder={folder}",
+        "--data.batch_size=8",
+        "--model.recipe.lr=0.001",
+        *QUIET,
+    ]
     seen = {}
     for name in NORMS:
         with pytest.MonkeyPatch.context() as patch:
@@ -179,3 +184,40 @@ def test_a_killed_run_goes_on_with_the_same_command(tmp_path: Path) -> None:
         for folder in (whole, cut)
     ]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    """The command's number of epochs wins, and the schedule with it."""
+    for epochs in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            command = ["fit", *DIGITS, *FEW, "--ckpt_path=last", f"--trainer.max_epochs={epochs}"]
+            run_here(patch, tmp_path, *command)
+    state = torch.load(tmp_path / "runs/digits/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+
+
+def test_a_checkpoint_of_other_data_is_refused(
+    run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = [f"class{number}" for number in range(10)]
+    folder = make_image_folder(tmp_path / "images", names=names)
+    checkpoint = run[0] / "runs/digits/version_0/checkpoints/best.ckpt"
+    command = f"test --config=configs/digits.yaml --data=ImageFolder --data.folder={folder} --ckpt_path={checkpoint}"
+    shown = error_of(monkeypatch, capsys, tmp_path, command)
+    assert "in_channels: the checkpoint has 1, the command asks for 3" in shown
+
+    # Of the same shape, so that only the classes differ.
+    monkeypatch.setattr(Digits, "class_names", names)
+    shown = error_of(monkeypatch, capsys, tmp_path, f"test --config=configs/digits.yaml --ckpt_path={checkpoint}")
+    assert shown.startswith("error: The checkpoint was trained on the classes 0, 1, 2")
+
+
+def test_two_processes_make_one_run(tmp_path: Path) -> None:
+    few = ["--config=configs/debug.yaml", "--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=8"]
+    done = run_process(tmp_path, "fit", *DIGITS, *few, "--trainer.limit_test_batches=null")
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "runs/debug").iterdir()] == ["version_0"]
+    assert done.stdout.count("Test accuracy") == 1
+    (f1,) = events(tmp_path / "runs/debug/version_0").Scalars("test/accuracy")
+    # A share of all 270 test samples: none is counted twice.
+    assert f1.value * 270 == pytest.approx(round(f1.value * 270), abs=1e-3)

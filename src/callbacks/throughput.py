@@ -30,7 +30,8 @@ class SamplesPerSecond(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._samples += len(batch[1])
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:
             seconds = time.perf_counter() - self._since
             pl_module.log("train/samples_per_second", self._samples * trainer.world_size / seconds, batch_size=1)
             self._restart()

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-# What may differ from the checkpoint's: it changes how the program runs, or where the first weights came from.
-FREE = {"compile", "pretrained", "weights"}
+# What may differ from the checkpoint's where training does not go on: it changes nothing that the checkpoint has not.
+FREE = {"compile", "recipe", "weights"}
 
 
 def load_hyperparameters(path: Path) -> dict[str, Any]:
@@ -21,7 +21,9 @@ def load_hyperparameters(path: Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint '{path}' does not exist")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return dict(checkpoint["hyper_parameters"])
+        hyperparameters = dict(checkpoint["hyper_parameters"])
+        hyperparameters["_class_path"]  # a checkpoint of ours names its model's class
+        return hyperparameters
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
         raise ValueError(f"'{path}' is not a checkpoint of train.py, or it is damaged") from error
 
@@ -34,7 +36,9 @@ def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: 
         saved: hyperparameters in the checkpoint.
         resuming: training goes on, so that the optimizer's state must fit the recipe too.
     """
-    free = FREE if resuming else FREE | {"recipe"}
+    free = {"compile"} if resuming else FREE
+    if asked.get("pretrained") and saved.get("pretrained"):
+        free = free | {"pretrained"}  # the directory may have moved; what was in it is in the checkpoint
     lines = []
     for name in sorted((asked.keys() & saved.keys()) - free):
         lines += _differences(name.removeprefix("_"), asked[name], saved[name])

@@ -1,7 +1,8 @@
 """The command line of train.py."""
 
-import itertools
 import os
+import shutil
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,14 +25,6 @@ from src.cli.runs import newest_checkpoint
 from src.data import ClassificationData, DataError
 from src.models import Classifier
 from src.norms import refuse_unsynchronized
-
-CHECKPOINTS: dict[str, Any] = {
-    "filename": "best",
-    "monitor": "val/accuracy",
-    "mode": "max",
-    "save_last": True,
-    "enable_version_counter": False,  # a run that goes on writes over its own files
-}
 
 
 class TrainCLI(LightningCLI):
@@ -59,6 +52,12 @@ class TrainCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # Checkpoints are always loaded with weights_only, and predictions always kept for their table.
+        fixed = {"weights_only", "return_predictions"}
+        return {name: skipped | fixed for name, skipped in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--experiment", type=str, default="default", help="Name of the run's folder.")
@@ -94,7 +93,7 @@ class TrainCLI(LightningCLI):
             return None if asked is None else Path(asked)
         found = newest_checkpoint(self.experiment_dir, asked)
         if found is None and (self.subcommand, asked) != ("fit", "last"):
-            raise ValueError(f"--ckpt_path={asked}: no run in {self.experiment_dir} has a {asked}.ckpt; run fit first")
+            raise ValueError(f"--ckpt_path={asked}: the newest run in {self.experiment_dir} has none; run fit first")
         return found
 
     def _check_agreement(self, saved: Mapping[str, Any]) -> None:
@@ -113,7 +112,7 @@ class TrainCLI(LightningCLI):
             if logger:
                 callbacks.append(LearningRateMonitor(logging_interval="step"))
         if options.enable_checkpointing is not False:
-            callbacks.append(ModelCheckpoint(self._checkpoint_dir(logger), **CHECKPOINTS))
+            callbacks += checkpoints(self._checkpoint_dir(logger))
         return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
 
     def _default_logger(self) -> TensorBoardLogger | bool:
@@ -151,13 +150,14 @@ class TrainCLI(LightningCLI):
     def after_fit(self) -> None:
         checkpoint = self.trainer.checkpoint_callback
         best = getattr(checkpoint, "best_model_path", "") or None
-        (scores,) = self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True)
-        log_final_scores(self.trainer, self.config_dump, scores)
-        lines = [("Test accuracy", f"{scores['test/accuracy']:.4f}")]
+        lines = []
+        for scores in self.trainer.test(self.model, self.datamodule, ckpt_path=best, weights_only=True):
+            log_final_scores(self.trainer, self.config_dump, scores)
+            lines.append(("Test accuracy", f"{scores['test/accuracy']:.4f}"))
         if best:
             lines.append(("Checkpoint", os.path.relpath(best)))
-        if self.trainer.log_dir:
-            lines.append(("TensorBoard", f"tensorboard --logdir {Path(self.trainer.log_dir).parent}"))
+        if isinstance(self.trainer.logger, TensorBoardLogger):
+            lines.append(("TensorBoard", f"{tensorboard_command()} --logdir {self.experiment_dir}"))
         rank_zero_print("\n" + "\n".join(f"{name:<15}{value}" for name, value in lines))
 
     def predict(self, **kwargs: Any) -> None:
@@ -165,13 +165,26 @@ class TrainCLI(LightningCLI):
         if self.trainer.world_size > 1:
             raise MisconfigurationException("predict writes one file: run it with --trainer.devices=1")
         batches: Any = self.trainer.predict(**kwargs)
-        loader: Any = self.trainer.predict_dataloaders
         assert self.ckpt_path is not None
         path = self.ckpt_path.parent / "predictions.csv"
-        probabilities = torch.cat(batches)
-        order = [int(i) for i in itertools.chain.from_iterable(loader.sampler)][: len(probabilities)]
-        write_predictions(path, probabilities, order, self.datamodule.class_names)
+        write_predictions(path, torch.cat(batches), self.datamodule.predict_names, self.datamodule.class_names)
         rank_zero_print(f"\nPredictions    {path}")
+
+
+def checkpoints(folder: Path | None) -> list[Callback]:
+    """What saves `best.ckpt` and `last.ckpt`; a run that goes on writes over its own files.
+
+    Two of them, since `save_last` saves only when a new best is saved, and a run that was killed would go back to that.
+    """
+    best = ModelCheckpoint(folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    return [best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
+
+
+def tensorboard_command() -> str:
+    """`tensorboard`, or where it lies beside this Python if the environment is not active."""
+    if shutil.which("tensorboard"):
+        return "tensorboard"
+    return os.path.relpath(Path(sys.executable).with_name("tensorboard"))
 
 
 @rank_zero_only

@@ -12,7 +12,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from src.data import DATASETS
-from src.models import MODELS
+from src.models import MODELS, Recipe
 from src.models.names import unknown_name
 from src.norms import NORMS
 
@@ -66,6 +66,7 @@ def _options(named: Any) -> list[str]:
 def unknown_option(name: str) -> str:
     """`unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?`"""
     known = [f"trainer.{option}" for option in signature(Trainer).parameters]
+    known += [f"model.recipe.{option}" for option in signature(Recipe).parameters]
     known += ["config", "seed_everything", "trainer", "model", "data", "experiment", "ckpt_path"]
     nearest = get_close_matches(name, known, n=1)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

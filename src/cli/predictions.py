@@ -1,26 +1,28 @@
 """Predictions as a table."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from src.data import publish, scratch_folder
 
-def write_predictions(path: Path, probabilities: Tensor, order: list[int], class_names: list[str]) -> None:
-    """Write one row per sample, in the dataset's order: its index, the likeliest class, and how likely it is.
+
+def write_predictions(path: Path, probabilities: Tensor, names: Sequence[str], class_names: Sequence[str]) -> None:
+    """Write a row per sample: its name, its likeliest class and how likely that is.
 
     Args:
         path: a CSV file, written whole or not at all.
-        probabilities: `(samples, classes)`, as they were computed.
-        order: the dataset's index of each of these.
-        class_names: names of the classes.
+        probabilities: `(samples, classes)`, in the dataset's order, perhaps of its first samples only.
+        names: of all samples.
+        class_names: of the classes.
     """
-    confidence, predicted = probabilities.max(dim=1)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["index", "class", "probability"])
-        for row in torch.tensor(order).argsort().tolist():
-            writer.writerow([order[row], class_names[int(predicted[row])], f"{confidence[row]:.4f}"])
-    unfinished.replace(path)
+    confidence, predicted = (values.tolist() for values in probabilities.max(dim=1))
+    with scratch_folder(path.parent) as scratch:
+        with (scratch / path.name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["sample", "class", "probability"])
+            for name, label, share in zip(names, predicted, confidence, strict=False):
+                writer.writerow([name, class_names[label], f"{share:.4f}"])
+        publish(scratch / path.name, path)

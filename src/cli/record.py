@@ -13,6 +13,11 @@ from src.cli.agreement import shown
 class SaveConfig(SaveConfigCallback):
     """Saves the resolved configuration as config.yaml in the run's folder, and as text in TensorBoard."""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Without a logger there is no run's folder, and it would be written into the working folder.
+        if stage == "fit" and trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.logger, TensorBoardLogger):
             text = self.parser.dump(self.config, skip_none=False)

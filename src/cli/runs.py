@@ -11,6 +11,7 @@ def versions(experiment: Path) -> list[Path]:
 
 
 def newest_checkpoint(experiment: Path, name: str) -> Path | None:
-    """The checkpoint `best` or `last` of the newest run that has one."""
-    paths = (version / "checkpoints" / f"{name}.ckpt" for version in versions(experiment))
-    return next((path for path in paths if path.is_file()), None)
+    """The checkpoint `best` or `last` of the newest run, or None where it has none."""
+    newest = next(iter(versions(experiment)), None)
+    path = None if newest is None else newest / "checkpoints" / f"{name}.ckpt"
+    return path if path and path.is_file() else None

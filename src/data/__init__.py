@@ -1,5 +1,6 @@
 """Data: every dataset is a LightningDataModule that gives batches `(inputs, labels)`."""
 
+from src.data.atomic import publish, scratch_folder
 from src.data.base import ClassificationData
 from src.data.cifar import CIFAR10, CIFAR100
 from src.data.digits import Digits
@@ -38,4 +39,6 @@ __all__ = [
     "Reuters52",
     "TextData",
     "TextFiles",
+    "publish",
+    "scratch_folder",
 ]

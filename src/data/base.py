@@ -96,6 +96,11 @@ class ClassificationData(LightningDataModule):
         """How many classes there are."""
         return len(self._class_names)
 
+    @property
+    def predict_names(self) -> list[str]:
+        """What to call each sample that is predicted: its number, or its file."""
+        return [str(index) for index in range(len(self.datasets["predict"]))]
+
     def make_datasets(self) -> Mapping[str, BatchDataset]:
         """The datasets "train", "val", "test" and "predict"."""
         raise NotImplementedError

@@ -74,6 +74,14 @@ class ImageFolder(ImageData):
         if predict_dir is not None:
             self.listings["predict"] = list_unlabelled(Path(predict_dir))
 
+    @property
+    def predict_names(self) -> list[str]:
+        """The files of `predict_dir`, relative to it."""
+        listing = self.listings.get("predict")
+        if listing is None:
+            return super().predict_names
+        return [str(path.relative_to(listing.folder)) for path in listing.files]
+
     def prepare_data(self) -> None:
         """Decode the images unless a run has already."""
         self.load()

@@ -115,6 +115,8 @@ class TextData(ClassificationData):
         require_at_least(3, max_length=max_length)
         self.max_length = max_length
         self._pretrained = None if tokenizer is None else load_pretrained(tokenizer)
+        # Taken at once: encoding leaves traces in a pretrained tokenizer's files.
+        self._pretrained_identity = None if self._pretrained is None else pretrained_identity(self._pretrained)
         self._vocab_size = vocab_size if self._pretrained is None else len(self._pretrained)
 
     @property
@@ -133,8 +135,8 @@ class TextData(ClassificationData):
 
     def _encoder(self, train: Texts) -> tuple[Encode, str]:
         """What makes ids of texts, and a name for it that differs where the ids would."""
-        if self._pretrained is not None:
-            return pretrained_encode(self._pretrained, self.max_length), pretrained_identity(self._pretrained)
+        if self._pretrained is not None and self._pretrained_identity is not None:
+            return pretrained_encode(self._pretrained, self.max_length), self._pretrained_identity
         tokenizer = cached_tokenizer(train.texts, self.vocab_size, self.root / "cache")
         name = tokenizer.to_str()
         return trained_encode(tokenizer, self.max_length), name

@@ -1,10 +1,12 @@
 """What image and text classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
 
+import math
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
@@ -98,7 +100,24 @@ class Classifier(LightningModule):
         inputs, _ = batch
         return torch.softmax(self(inputs).float(), dim=-1)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if data := self._data():
+            checkpoint["data"] = data.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning hands a data module's state to one of the same class alone; the classes have to agree in any case.
+        if (data := self._data()) and "data" in checkpoint:
+            data.load_state_dict(checkpoint["data"])
+
+    def _data(self) -> LightningDataModule | None:
+        return getattr(self._trainer, "datamodule", None)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.recipe.build_optimizer(self.parameters())
-        schedule = self.recipe.build_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        num_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(num_steps):
+            raise MisconfigurationException(
+                "the learning rate's schedule needs an end: set --trainer.max_epochs or --trainer.max_steps"
+            )
+        schedule = self.recipe.build_schedule(optimizer, int(num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """`unknown backbone 'resnet81'; did you mean 'resnet18'? known: ...`"""
+    """`unknown backbone 'resnet81'. Did you mean 'resnet18'? There are: alexnet, ...`"""
     known = sorted(known)
     nearest = get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
     hint = next((f" Did you mean '{k}'?" for k in known if nearest and k.lower() == nearest[0]), "")

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.models.classifier import Classifier
-from src.models.names import unknown_name
 from src.models.recipe import Recipe
+from src.models.transformer import TransformerSizes, build_transformer, load_pretrained
 from src.norms import NormFamily
 
 
@@ -22,7 +22,7 @@ class TextClassifier(Classifier):
         num_layers: blocks.
         num_heads: attention heads; must divide hidden_size.
         dropout: probability of dropping a hidden unit or an attention weight.
-        config: further options of the backbone's own transformers config.
+        config: further options of the backbone's own transformers config, by its own names.
         pretrained: a directory or a hub name with pretrained weights; backbone, sizes, dropout and config are then
             its own, and the data needs the same name as its tokenizer.
         recipe: loss, optimizer and schedule.
@@ -56,21 +56,8 @@ class TextClassifier(Classifier):
         if pretrained is not None:
             model = load_pretrained(pretrained, num_classes)
         else:
-            if hidden_size % num_heads:
-                raise ValueError(f"hidden_size={hidden_size} cannot be split over num_heads={num_heads}")
-            sizes = {
-                "hidden_size": hidden_size,
-                "num_hidden_layers": num_layers,
-                "num_attention_heads": num_heads,
-                "intermediate_size": 4 * hidden_size,
-                "hidden_dropout_prob": dropout,
-                "attention_probs_dropout_prob": dropout,
-                "vocab_size": vocab_size,
-                "max_position_embeddings": max_length + pad_token_id + 1,  # RoBERTa counts positions from the padding
-                "pad_token_id": pad_token_id,
-                "num_labels": num_classes,
-            }
-            model = build_transformer(backbone, {**sizes, **(config or {})})
+            sizes = TransformerSizes(hidden_size, num_layers, num_heads, dropout, vocab_size, max_length, pad_token_id)
+            model = build_transformer(backbone, sizes, num_classes, config or {})
         super().__init__(model, num_classes, norm, recipe, compile)
         self.save_plain_hyperparameters(
             backbone=backbone,
@@ -91,33 +78,3 @@ class TextClassifier(Classifier):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.backbone(**inputs).logits
-
-
-# transformers is imported where it is used: it takes seconds, and images do not need it.
-
-
-def build_transformer(name: str, options: dict[str, Any]) -> nn.Module:
-    """A transformers sequence classifier of this model type, with fresh weights."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
-    known = [str(model_type) for model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES]
-    if name not in known:
-        raise ValueError(unknown_name("backbone", name, known))
-    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **options))
-
-
-def load_pretrained(name: str, num_classes: int) -> nn.Module:
-    """A pretrained transformers model from a directory or the hub, with a fresh classifier."""
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=num_classes, ignore_mismatched_sizes=True
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"pretrained='{name}' could not be loaded: expected a directory with config.json and weights, or a name on "
-            f"the Hugging Face hub and a network ({reason})"
-        ) from error

@@ -56,10 +56,10 @@ class BatchNorm(_BatchNorm):
         return normalize(input, mean, var, self.eps, weight, bias)
 
     def _follow(self, batch: Statistics) -> None:
-        if self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        factor = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        factor: float | Tensor = 0.0 if self.momentum is None else self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            factor = 1 / self.num_batches_tracked if self.momentum is None else factor
         assert batch.mean is not None
         follow(self.running_mean, batch.mean.flatten(), factor)
         follow(self.running_var, batch.unbiased_var().flatten(), factor)

@@ -6,6 +6,7 @@ Options left at None keep what the replaced layer had, or the layer's default wh
 
 from collections.abc import Mapping
 from types import MappingProxyType, ModuleType
+from typing import TypeVar
 
 from torch import nn
 
@@ -28,7 +29,10 @@ def without_bias(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def positive(name: str, value: float | None) -> float | None:
+Number = TypeVar("Number", int, float)
+
+
+def positive(name: str, value: Number | None) -> Number | None:
     """The value of an option, or None where it is not given."""
     if value is not None and value <= 0:
         raise ValueError(f"{name}={value}: expected a number above 0")
@@ -95,6 +99,9 @@ class RMSNorm(NormFamily):
         return layer_class(site.num_features, elementwise_affine=site.affine, **self.options_at(site))
 
 
+DEFAULT_GROUPS = 32
+
+
 def misfit(num_groups: int, site: NormSite) -> str | None:
     """Why so many groups do not fit a place, or None."""
     if site.num_features % num_groups:
@@ -108,24 +115,23 @@ class GroupNorm(NormFamily):
     """A group of channels with its positions (arXiv 1803.08494); on tokens, a group of one position's features.
 
     Args:
-        num_groups: groups that the channels are cut into; must divide the channels of each norm in the model.
+        num_groups: groups that the channels are cut into; must divide the channels of each norm in the model. Not
+            given: those of the replaced layer if it is a group norm, else 32.
         eps: added to the variance.
     """
 
     kind = "GroupNorm"
     stands_in = layers_of(group_norm, kind)
 
-    def __init__(self, num_groups: int = 32, eps: float | None = None) -> None:
-        if num_groups < 1:
-            raise ValueError(f"num_groups={num_groups}: expected at least 1")
-        self.num_groups, self.eps = num_groups, positive("eps", eps)
-        self.overrides = given(eps=eps)
+    def __init__(self, num_groups: int | None = None, eps: float | None = None) -> None:
+        self.num_groups, self.eps = positive("num_groups", num_groups), positive("eps", eps)
+        self.overrides = given(num_groups=num_groups, eps=eps)
 
     def check(self, sites: Mapping[str, NormSite]) -> None:
         for name, site in sites.items():
-            problem = misfit(self.num_groups, site)
-            if problem:
-                fitting = (n for n in range(self.num_groups, 0, -1) if not any(misfit(n, s) for s in sites.values()))
+            num_groups = self.num_groups or DEFAULT_GROUPS
+            if problem := misfit(num_groups, site):
+                fitting = (n for n in range(num_groups, 0, -1) if not any(misfit(n, s) for s in sites.values()))
                 where = f"layer '{name}'" if name else "this layer"
                 raise ValueError(
                     f"{type(self).__name__} does not fit {where}: {problem}; num_groups={next(fitting)} fits every "
@@ -134,7 +140,8 @@ class GroupNorm(NormFamily):
 
     def build(self, site: NormSite) -> nn.Module:
         layer_class = self.stands_in["TokenGroupNorm" if site.channel_dim == -1 else "GroupNorm"]
-        layer = layer_class(self.num_groups, site.num_features, affine=site.affine, **self.options_at(site))
+        options = {"num_groups": DEFAULT_GROUPS, **self.options_at(site)}
+        layer = layer_class(num_channels=site.num_features, affine=site.affine, **options)
         return layer if site.bias else without_bias(layer)
 
 

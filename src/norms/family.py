@@ -38,6 +38,8 @@ class NormFamily(ABC):
 
     def __call__(self, num_features: int, channel_dim: int = 1) -> nn.Module:
         """The layer for `(N, C, *)` maps, `channel_dim=1`, or for `(..., D)` tokens, `channel_dim=-1`."""
+        if channel_dim not in (1, -1):
+            raise ValueError(f"channel_dim={channel_dim}: expected 1, for (N, C, *), or -1, for (..., D)")
         site = NormSite(num_features, channel_dim)
         self.check({"": site})
         return self.build(site)
@@ -48,6 +50,10 @@ class NormFamily(ABC):
 
     def check(self, sites: Mapping[str, NormSite]) -> None:  # noqa: B027 (most norms fit every place)
         """Raise ValueError for the first of a model's places, by their names, that this norm does not fit."""
+
+    def changes(self, kind: str | None) -> bool:
+        """Whether what the user gave has to be checked against a layer of this kind, too."""
+        return kind != self.kind or bool(self.overrides)
 
     def options_at(self, site: NormSite) -> dict[str, Any]:
         """Arguments of a fresh layer: the place's eps, unless the user gave one, and what else the user gave."""

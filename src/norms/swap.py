@@ -64,11 +64,30 @@ def _examine(name: str, layer: nn.Module) -> Found:
     return _examine_library_norm(name, layer)
 
 
+EXPORTERS = ("torch.nn.", "src.norms.")
+
+
+def _known_class(layer_class: type[nn.Module]) -> type[nn.Module] | None:
+    """The class of torch's or ours that a layer's class is, or whose forward it inherits; None where it has its own."""
+    forward = next(c for c in layer_class.__mro__ if "forward" in vars(c))
+    known = (c for c in layer_class.__mro__ if c.__module__.startswith(EXPORTERS) and not c.__name__.startswith("_"))
+    return next(known) if forward.__module__.startswith(EXPORTERS) else None
+
+
 def _examine_known(name: str, layer: nn.Module, kind: str, channel_dim: int) -> Found:
     channel_dim = getattr(layer, "channel_dim", channel_dim)
-    class_name = type(layer).__name__
-    if class_name == "LayerNorm2d" or getattr(layer, "data_format", None) == "channels_first":
+    known_class = _known_class(type(layer))
+    if type(layer).__name__ == "LayerNorm2d" or getattr(layer, "data_format", None) == "channels_first":
         channel_dim, class_name = 1, "ChannelLayerNorm"  # as torchvision, transformers and timm write ConvNeXt's
+    elif getattr(layer, "data_format", None) == "channels_last":
+        class_name = "LayerNorm"
+    elif known_class is not None:
+        class_name = known_class.__name__
+    else:
+        raise ValueError(
+            f"layer '{name}' ({type(layer).__name__}) is a {kind} that computes something of its own, which a swap "
+            "would lose; replace it by a plain norm first"
+        )
     shape = getattr(layer, "normalized_shape", None)
     if shape is not None and len(shape) > 1:
         channel_dim = 0  # its features span several dimensions: only its own kind can follow
@@ -81,6 +100,7 @@ def _examine_known(name: str, layer: nn.Module, kind: str, channel_dim: int) -> 
         eps=getattr(layer, "eps", None),
         momentum=getattr(layer, "momentum", 0.1),
         affine=weight is not None if kind != "Identity" else True,
+        # An RMS norm has no bias to say whether one is wanted.
         bias=weight is None or getattr(layer, "bias", None) is not None or kind in ("RMSNorm", "Identity"),
     )
     return Found(layer, kind, site, class_name)
@@ -93,8 +113,7 @@ def _examine_library_norm(name: str, layer: nn.Module) -> Found:
     assert isinstance(layer.weight, nn.Parameter)
     eps = next((getattr(layer, n) for n in ("variance_epsilon", "eps", "epsilon") if hasattr(layer, n)), None)
     first = getattr(layer, "data_format", "") == "channels_first" or type(layer).__name__.endswith("2d")
-    has_bias = getattr(layer, "bias", None) is not None or not type(layer).__name__.endswith("RMSNorm")
-    site = NormSite(layer.weight.numel(), 1 if first else -1, eps, bias=has_bias)
+    site = NormSite(layer.weight.numel(), 1 if first else -1, eps)
     stand_in: dict[str, Callable[[], nn.Module]] = {
         "RMSNorm": lambda: rms_norm.RMSNorm(site.num_features, eps=eps),
         "LayerNorm": lambda: LayerNorm(site.num_features, eps=1e-5 if eps is None else eps),
@@ -167,8 +186,7 @@ def swap_norms(model: nn.Module, norm: NormFamily) -> dict[str, nn.Module]:
         )
     replaced = {name: m for name, m in model.named_modules(remove_duplicate=False) if is_norm(m)}
     found = {layer: _examine(name, layer) for name, layer in replaced.items()}
-    needs_fit = {name: found[layer].site for name, layer in replaced.items() if found[layer].kind != norm.kind}
-    norm.check(needs_fit)
+    norm.check({name: found[layer].site for name, layer in replaced.items() if norm.changes(found[layer].kind)})
 
     default = next((p for p in model.parameters() if p.is_floating_point()), None)
     memo: dict[int, object] = {}  # one for all, so that tied parameters stay tied
@@ -183,5 +201,7 @@ def swap_norms(model: nn.Module, norm: NormFamily) -> dict[str, nn.Module]:
             # Its fused inference path reads the norms' weights and computes a layer norm itself; without a known
             # activation it calls its parts.
             module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # which that path alone understands
     share_padding_mask(model)
     return replaced

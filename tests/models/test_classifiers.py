@@ -17,8 +17,8 @@ EVERY = pytest.mark.parametrize("name", NORMS)
 BOTH = pytest.mark.parametrize("kind", [ImageClassifier, TextClassifier])
 
 
-def build(kind: type[Classifier], norm: NormFamily | None) -> Classifier:
-    torch.manual_seed(0)
+def build(kind: type[Classifier], norm: NormFamily | None, seed: int = 0) -> Classifier:
+    torch.manual_seed(seed)
     if kind is ImageClassifier:
         return ImageClassifier(norm=norm, stem="small", num_classes=3, in_channels=1)
     return TextClassifier(norm=norm, hidden_size=64, num_classes=3, vocab_size=50, max_length=16)
@@ -48,13 +48,17 @@ def test_trains_swaps_back_and_round_trips(kind: type[Classifier], name: str) ->
     loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
-    again = build(kind, NORMS[name])
+    again = build(kind, NORMS[name], seed=1)
     again.load_state_dict(model.state_dict(), strict=True)
     model.eval(), again.eval()
     torch.testing.assert_close(again(inputs), model(inputs))
 
-    logits = model(inputs)
-    for layer_name, layer in swap_norms(model.backbone, NORMS["Identity"]).items():
+    logits, keys = model(inputs), model.state_dict().keys()
+    replaced = swap_norms(model.backbone, NORMS["DynamicTanh" if name == "Identity" else "Identity"])
+    assert not torch.allclose(model(inputs), logits)
+    swap_norms(model.backbone, NORMS[name])
+    assert model.state_dict().keys() == keys
+    for layer_name, layer in replaced.items():
         model.backbone.set_submodule(layer_name, layer)
     torch.testing.assert_close(model(inputs), logits)
 
@@ -111,7 +115,6 @@ def test_compiling_keeps_the_state_dicts_keys() -> None:
     assert model.state_dict().keys() == keys
 
 
-@pytest.mark.slow
 @BOTH
 def test_compiled_gives_the_same_loss(kind: type[Classifier]) -> None:
     """With BatchNorm, whose statistics and padding mask the compiler has to follow."""
@@ -135,12 +138,20 @@ def test_other_image_backbones(backbone: str) -> None:
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 5)
 
 
-@pytest.mark.parametrize("backbone", ["distilbert", "roberta", "electra", "modernbert"])
+TYPES = ["distilbert", "roberta", "electra", "modernbert", "gpt2", "llama", "deberta-v2"]
+
+
+@pytest.mark.parametrize("backbone", TYPES)
 def test_other_text_backbones(backbone: str) -> None:
-    model = TextClassifier(backbone, NORMS["BatchNorm"], 32, num_heads=2, num_classes=5, vocab_size=50, max_length=16)
+    """Each model type has other names for its sizes and its dropout; all are reached."""
+    sizes = {"hidden_size": 32, "num_heads": 2, "dropout": 0.3}
+    model = TextClassifier(backbone, NORMS["BatchNorm"], **sizes, num_classes=5, vocab_size=50, max_length=16)
     ids = torch.randint(1, 50, (2, 16))
     assert model({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).shape == (2, 5)
     assert model.backbone.config.num_hidden_layers == 2
+    assert max(max(p.shape) for p in model.parameters()) <= 4 * 32 * 2  # nothing kept the size of a published model
+    dropouts = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    assert dropouts <= {0.3, 0.0}
 
 
 def test_gray_images_see_what_three_equal_channels_gave() -> None:
@@ -188,6 +199,12 @@ class TestErrors:
     def test_heads_that_do_not_divide(self) -> None:
         with error_is(ValueError, "hidden_size=30 cannot be split over num_heads=4"):
             TextClassifier(hidden_size=30)
+
+    def test_unknown_option_of_the_config(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"^unknown option of bert's config 'hiden_act'\. Did you mean 'hidden_act'\?"
+        ):
+            TextClassifier(config={"hiden_act": "relu"})
 
     def test_unknown_text_backbone(self) -> None:
         with pytest.raises(

@@ -36,9 +36,10 @@ def test_constant_after_the_warm_up() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "constant"])
-@pytest.mark.parametrize("num_steps", [1, 2, 3])
-def test_a_few_steps_are_enough(schedule: str, num_steps: int) -> None:
-    lrs = rates(Recipe(schedule=schedule, warmup=0.3), num_steps)  # type: ignore[arg-type]
+@pytest.mark.parametrize("num_steps", range(1, 11))
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.2, 0.25, 0.3, 0.5])
+def test_a_few_steps_are_enough(schedule: str, num_steps: int, warmup: float) -> None:
+    lrs = rates(Recipe(schedule=schedule, warmup=warmup), num_steps)  # type: ignore[arg-type]
     assert all(0 <= lr <= 0.1 for lr in lrs)
 
 

@@ -195,6 +195,56 @@ def test_convnext_norms_are_maps_and_tokens() -> None:
     assert names == {"BatchNorm", "TokenBatchNorm"}
 
 
+def test_group_norm_keeps_its_groups_unless_given() -> None:
+    model = nn.Sequential(nn.GroupNorm(4, 24), nn.BatchNorm2d(32))
+    swap_norms(model, NORMS["GroupNorm"])
+    assert [layer.num_groups for layer in model] == [4, 32]
+    swap_norms(model, family.GroupNorm(num_groups=8))
+    assert [layer.num_groups for layer in model] == [8, 8]
+    with error_is(
+        ValueError,
+        "GroupNorm does not fit layer '0': 16 groups do not divide its 24 channels; num_groups=8 fits every norm "
+        "asked for",
+    ):
+        swap_norms(model, family.GroupNorm(num_groups=16))
+
+
+class Renamed(nn.LayerNorm):
+    """A subclass that computes what its base does."""
+
+
+class WithActivation(nn.BatchNorm2d):
+    """One that does not."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).relu()
+
+
+def test_subclasses_of_torchs_norms() -> None:
+    model = nn.Sequential(Renamed(8))
+    nn.init.constant_(model[0].weight, 3.0)
+    swap_norms(model, NORMS["LayerNorm"])
+    assert type(model[0]) is LayerNorm
+    assert (model[0].weight == 3.0).all()
+    with error_is(
+        ValueError,
+        "layer '0' (WithActivation) is a BatchNorm that computes something of its own, which a swap would lose; "
+        "replace it by a plain norm first",
+    ):
+        swap_norms(nn.Sequential(WithActivation(8)), NORMS["BatchNorm"])
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
+def test_torchs_encoder_with_padding(name: str) -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, padding = torch.randn(2, 4, 8), torch.tensor([[False] * 4, [False, False, True, True]])
+    swap_norms(model, NORMS[name])
+    with torch.no_grad():
+        fused = model(x, src_key_padding_mask=padding)
+    torch.testing.assert_close(fused, model(x, src_key_padding_mask=padding))
+
+
 def test_torchs_encoder_does_not_go_around_the_norm() -> None:
     """Its fused inference path would compute a layer norm from whatever has a weight, a bias and an eps."""
     torch.manual_seed(0)

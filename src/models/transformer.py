@@ -1,0 +1,86 @@
+"""transformers' sequence classifiers, from a few sizes or from pretrained weights.
+
+transformers is imported where it is used: it takes seconds, and images do not need it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from src.models.names import unknown_name
+
+# What the configs of transformers call the width of the feed-forward layer.
+FEED_FORWARD = ("intermediate_size", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
+
+
+@dataclass(frozen=True)
+class TransformerSizes:
+    """The options that transformers' model types share under various names."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    dropout: float
+    vocab_size: int
+    max_length: int
+    pad_token_id: int
+
+    def options_of(self, config: Any) -> dict[str, Any]:
+        """These sizes under the names that a model type's config has."""
+        options: dict[str, Any] = {
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_heads,
+            "vocab_size": self.vocab_size,
+            "pad_token_id": self.pad_token_id,
+            "max_position_embeddings": self.max_length + self.pad_token_id + 1,  # RoBERTa counts from the padding's id
+            **dict.fromkeys(FEED_FORWARD, 4 * self.hidden_size),
+        }
+        for name, value in config.to_dict().items():
+            # "layerdrop" drops whole layers; None follows another option.
+            if "drop" in name and "layerdrop" not in name and isinstance(value, float):
+                options[name] = self.dropout
+        return {name: value for name, value in options.items() if hasattr(config, name)}
+
+
+def build_transformer(name: str, sizes: TransformerSizes, num_classes: int, config: dict[str, Any]) -> nn.Module:
+    """A sequence classifier of a transformers model type, with fresh weights.
+
+    Args:
+        name: bert, distilbert, ...
+        sizes: its sizes and dropout.
+        num_classes: classes.
+        config: further options, by the names of the model type's config.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    known = [str(model_type) for model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES]
+    if name not in known:
+        raise ValueError(unknown_name("backbone", name, known))
+    if sizes.hidden_size % sizes.num_heads:
+        raise ValueError(f"hidden_size={sizes.hidden_size} cannot be split over num_heads={sizes.num_heads}")
+    default = AutoConfig.for_model(name)
+    for option in config:
+        if not hasattr(default, option):
+            raise ValueError(unknown_name(f"option of {name}'s config", option, default.to_dict()))
+    options = {**sizes.options_of(default), "num_labels": num_classes, **config}
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **options))
+
+
+def load_pretrained(name: str, num_classes: int) -> nn.Module:
+    """A pretrained transformers model from a directory or the hub, with a fresh classifier."""
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=num_classes, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"pretrained='{name}' could not be loaded: expected a directory with config.json and weights, or a name on "
+            f"the Hugging Face hub and a network ({reason})"
+        ) from error
