@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_model(
     # What cannot change the weights wins; in a resumed training the recipe cannot change under the optimizer's state.
     run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", "--model.recipe.lr=0.5", *QUIET)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
-    assert shown.endswith("recipe.lr: the checkpoint has 0.1, the command asks for 0.5")
+    assert shown.endswith("recipe.lr: the checkpoint has 0.03, the command asks for 0.5")
 
 
 def test_maps_too_small_for_a_norm(
