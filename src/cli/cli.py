@@ -175,8 +175,7 @@ def checkpoints(folder: Path | None) -> list[Callback]:
     """What saves `best.ckpt` and `last.ckpt`; a run that goes on writes over its own files.
 
     Two of them, since `save_last` saves only when a new best is saved, and a run that was killed would go back to that.
-    The best is by loss: on a small validation split many epochs share one accuracy, and the first of them is seldom
-    the best of them.
+    The best is by loss: on a small validation split many epochs share one accuracy, and it would be the first of them.
     """
     best = ModelCheckpoint(folder, "best", monitor="val/loss", mode="min", enable_version_counter=False)
     return [best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
