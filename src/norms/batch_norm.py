@@ -3,7 +3,16 @@
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.norms.functional import Statistics, broadcast_along, follow, normalize, statistics
+from src.norms.functional import (
+    Statistics,
+    broadcast_along,
+    check_dtypes,
+    dense,
+    follow,
+    is_recomputing,
+    normalize_by,
+    standardize,
+)
 from src.norms.padding import ReadsPaddingMask
 
 
@@ -19,8 +28,8 @@ class BatchNorm(_BatchNorm):
     (weight initialization, `swa_utils.update_bn`, `state_dict`) finds one; all the arithmetic is here.
 
     Raises:
-        ValueError: one value per channel in training; its variance would be 0.
-        RuntimeError: the input's channels are not `num_features`.
+        ValueError: one value per channel in training; its variance would be 0. Or eps is not positive.
+        RuntimeError: the input's channels are not `num_features`, or its type is not the parameters'.
     """
 
     channel_dim = 1
@@ -34,32 +43,52 @@ class BatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        num_channels = input.shape[self.channel_dim]
-        if num_channels != self.num_features:
-            raise RuntimeError(f"running_mean should contain {num_channels} elements not {self.num_features}")
+        use_batch = self.training or (self.running_mean is None and self.running_var is None)
+        follows = self.training and self.track_running_stats
+        input = dense(input)
+        self._check(input, use_batch, read_running=follows or not self.training)
 
-        running_mean, running_var = self.running_mean, self.running_var
-        mean: Tensor | None
-        if self.training or running_mean is None or running_var is None:
-            dims = tuple(dim for dim in range(input.ndim) if dim != self.channel_dim % input.ndim)
-            batch = statistics(input, dims, self.mask_for(input))
-            if isinstance(batch.num_values, int) and batch.num_values == 1:
-                raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.size()}")
-            if self.training and self.track_running_stats:
-                self._follow(batch)
-            mean, var = batch.mean, batch.var
-        else:
-            mean = broadcast_along(running_mean, input, self.channel_dim)
-            var = broadcast_along(running_var, input, self.channel_dim)
         weight = broadcast_along(self.weight, input, self.channel_dim)
         bias = broadcast_along(self.bias, input, self.channel_dim)
-        return normalize(input, mean, var, self.eps, weight, bias)
+        if use_batch:
+            dims = tuple(dim for dim in range(input.ndim) if dim != self.channel_dim % input.ndim)
+            y, batch = standardize(input, dims, self.eps, weight, bias, self.mask_for(input))
+            if follows and not is_recomputing():
+                self._follow(batch)
+        else:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            mean = broadcast_along(self.running_mean, input, self.channel_dim)
+            var = broadcast_along(self.running_var, input, self.channel_dim)
+            y = normalize_by(Statistics(mean, var), input, self.eps, weight, bias)
+        return y
+
+    def _check(self, x: Tensor, use_batch: bool, read_running: bool) -> None:
+        """Raise torch's errors."""
+        num_channels = x.shape[self.channel_dim]
+        if use_batch and x.numel() == num_channels:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
+        if use_batch and self.eps <= 0:
+            raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
+        if self.eps < 0:
+            raise ValueError(f"batch_norm eps must be non-negative, but got {self.eps}")
+        running = {"running_mean": self.running_mean, "running_var": self.running_var} if read_running else {}
+        for name, vector in {**running, "weight": self.weight, "bias": self.bias}.items():
+            if vector is not None and vector.numel() != num_channels:
+                raise RuntimeError(f"{name} should contain {num_channels} elements not {vector.numel()}")
+        check_dtypes(x, self.weight, self.bias, *running.values())
 
     def _follow(self, batch: Statistics) -> None:
         factor: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-            factor = 1 / self.num_batches_tracked if self.momentum is None else factor
+            if self.momentum is None:
+                factor = 1 / self.num_batches_tracked.to(batch.var.dtype)
+        count = batch.num_values
+        if isinstance(count, Tensor):
+            factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch of padding alone moves nothing
+        elif count == 0:
+            return
         assert batch.mean is not None
         follow(self.running_mean, batch.mean.flatten(), factor)
         follow(self.running_var, batch.unbiased_var().flatten(), factor)

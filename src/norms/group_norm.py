@@ -1,10 +1,8 @@
 """Group normalization (Wu and He, 2018, arXiv 1803.08494)."""
 
-import math
-
 from torch import Tensor, nn
 
-from src.norms.functional import normalize, statistics
+from src.norms.functional import autocast_to_float32, check_dtypes, dense, standardize
 
 
 class GroupNorm(nn.GroupNorm):
@@ -15,30 +13,46 @@ class GroupNorm(nn.GroupNorm):
     The same in training and eval; no sample sees another.
 
     Raises:
-        ValueError: `num_groups` does not divide `num_channels`.
-        RuntimeError: the input's channels are not `num_channels`.
+        ValueError: `num_groups` does not divide `num_channels`; or one value per group in the whole batch, whose
+            variance would be 0.
+        RuntimeError: the input's channels are not `num_channels`, or its type is not the parameters'.
     """
 
     channel_dim = 1
 
     def forward(self, input: Tensor) -> Tensor:
-        num_channels = input.shape[self.channel_dim]
-        if num_channels != self.num_channels:
+        input = dense(autocast_to_float32(input))
+        if input.ndim < 2:
+            raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.ndim}")
+        dim = self.channel_dim % input.ndim
+        self._check(input, input.shape[dim])
+
+        groups = input.unflatten(dim, (self.num_groups, input.shape[dim] // self.num_groups))
+        dims = tuple(range(dim + 1, groups.ndim))
+        weight, bias = (self._split(vector, len(dims) - 1) for vector in (self.weight, self.bias))
+        y, _ = standardize(groups, dims, self.eps, weight, bias)
+        return y.flatten(dim, dim + 1)
+
+    def _split(self, vector: Tensor | None, num_positions: int) -> Tensor | None:
+        return None if vector is None else vector.reshape(self.num_groups, -1, *[1] * num_positions)  # (G, C/G, 1, ...)
+
+    def _check(self, x: Tensor, num_channels: int) -> None:
+        """Raise torch's errors."""
+        shape = list(x.shape)
+        if x.numel() == self.num_groups:
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
+        if num_channels % self.num_groups:
             raise RuntimeError(
-                f"Expected weight to be a vector of size equal to the number of channels in input, but got weight of "
-                f"shape [{self.num_channels}] and input of shape {list(input.shape)}"
+                f"Expected number of channels in input to be divisible by num_groups, but got input of shape {shape} "
+                f"and num_groups={self.num_groups}"
             )
-        groups = self._split(input)
-        mean, var, _ = statistics(groups, (2, 3))
-        weight, bias = self._split_channels(self.weight), self._split_channels(self.bias)
-        return normalize(groups, mean, var, self.eps, weight, bias).reshape(input.shape)
-
-    def _split(self, x: Tensor) -> Tensor:
-        size = self.num_channels // self.num_groups
-        return x.reshape(x.shape[0], self.num_groups, size, math.prod(x.shape[2:]))  # (N, G, C/G, *)
-
-    def _split_channels(self, vector: Tensor | None) -> Tensor | None:
-        return None if vector is None else vector.reshape(self.num_groups, -1, 1)  # (G, C/G, 1)
+        for name, vector in {"weight": self.weight, "bias": self.bias}.items():
+            if vector is not None and vector.numel() != num_channels:
+                raise RuntimeError(
+                    f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} "
+                    f"of shape [{vector.numel()}] and input of shape {shape}"
+                )
+        check_dtypes(x, self.weight, self.bias)
 
 
 class TokenGroupNorm(GroupNorm):
@@ -48,7 +62,3 @@ class TokenGroupNorm(GroupNorm):
     """
 
     channel_dim = -1
-
-    def _split(self, x: Tensor) -> Tensor:
-        size = self.num_channels // self.num_groups
-        return x.reshape(math.prod(x.shape[:-1]), self.num_groups, size, 1)  # (positions, G, D/G, 1)

@@ -1,11 +1,20 @@
 """Instance normalization (Ulyanov, Vedaldi and Lempitsky, 2016, arXiv 1607.08022)."""
 
+import math
 import warnings
 
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms.functional import Statistics, broadcast_along, follow, normalize, statistics
+from src.norms.functional import (
+    Statistics,
+    broadcast_along,
+    check_dtypes,
+    follow,
+    is_recomputing,
+    normalize_by,
+    standardize,
+)
 from src.norms.padding import ReadsPaddingMask
 
 
@@ -20,6 +29,7 @@ class InstanceNorm(_InstanceNorm):
 
     Raises:
         ValueError: one place per channel, whose variance would be 0; or the channels are not `num_features`.
+        RuntimeError: the input's type is not the parameters'.
     """
 
     channel_dim = 1
@@ -38,24 +48,24 @@ class InstanceNorm(_InstanceNorm):
         self._check_input_dim(input)
         if input.ndim == self._get_no_batch_dim():
             return self.forward(input.unsqueeze(0)).squeeze(0)
+        input = input.contiguous()
         self._check_channels(input)
+        check_dtypes(input, self.weight, self.bias, self.running_mean, self.running_var)
 
-        dims = tuple(dim for dim in range(1, input.ndim) if dim != self.channel_dim % input.ndim)
-        running_mean, running_var = self.running_mean, self.running_var
-        mean: Tensor | None
-        if self.training or not self.track_running_stats or running_mean is None or running_var is None:
-            sample = statistics(input, dims, self.mask_for(input))
-            if isinstance(sample.num_values, int) and sample.num_values == 1:
-                raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
-            if self.training:
-                self._follow(sample)
-            mean, var = sample.mean, sample.var
-        else:
-            mean = broadcast_along(running_mean, input, self.channel_dim)
-            var = broadcast_along(running_var, input, self.channel_dim)
         weight = broadcast_along(self.weight, input, self.channel_dim)
         bias = broadcast_along(self.bias, input, self.channel_dim)
-        return normalize(input, mean, var, self.eps, weight, bias)
+        if self.training or not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            dims = tuple(dim for dim in range(1, input.ndim) if dim != self.channel_dim % input.ndim)
+            if math.prod([input.shape[dim] for dim in dims]) == 1:
+                raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
+            y, sample = standardize(input, dims, self.eps, weight, bias, self.mask_for(input))
+            if input.numel() and not is_recomputing():
+                self._follow(sample)
+        else:
+            mean = broadcast_along(self.running_mean, input, self.channel_dim)
+            var = broadcast_along(self.running_var, input, self.channel_dim)
+            y = normalize_by(Statistics(mean, var), input, self.eps, weight, bias)
+        return y
 
     def _check_channels(self, x: Tensor) -> None:
         num_channels = x.shape[self.channel_dim]

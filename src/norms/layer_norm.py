@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from src.norms.functional import broadcast_along, normalize, statistics
+from src.norms.functional import autocast_to_float32, broadcast_along, check_dtypes, dense, standardize
 
 
 class LayerNorm(nn.LayerNorm):
@@ -14,16 +14,18 @@ class LayerNorm(nn.LayerNorm):
     looks for a layer norm (weight initialization, weight decay) finds one; all the arithmetic is here.
 
     Raises:
-        RuntimeError: the input's last dimensions are not `normalized_shape`.
+        RuntimeError: the input's last dimensions are not `normalized_shape`, or its type is not the parameters'.
     """
 
     channel_dim = -1
 
     def forward(self, input: Tensor) -> Tensor:
+        input = autocast_to_float32(input).contiguous()
         check_normalized_shape(input, self.normalized_shape)
+        check_dtypes(input, self.weight, self.bias)
         dims = tuple(range(-len(self.normalized_shape), 0))
-        mean, var, _ = statistics(input, dims)
-        return normalize(input, mean, var, self.eps, self.weight, self.bias)
+        y, _ = standardize(input, dims, self.eps, self.weight, self.bias)
+        return y
 
 
 class ChannelLayerNorm(LayerNorm):
@@ -32,14 +34,21 @@ class ChannelLayerNorm(LayerNorm):
     channel_dim = 1
 
     def forward(self, input: Tensor) -> Tensor:
+        input = dense(autocast_to_float32(input))
         check_normalized_shape(input.movedim(1, -1), self.normalized_shape)
-        mean, var, _ = statistics(input, (1,))
+        check_dtypes(input, self.weight, self.bias)
         weight, bias = broadcast_along(self.weight, input, 1), broadcast_along(self.bias, input, 1)
-        return normalize(input, mean, var, self.eps, weight, bias)
+        y, _ = standardize(input, (1,), self.eps, weight, bias)
+        return y
 
 
 def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
-    """Raise torch's error if `x` does not end in `normalized_shape`."""
+    """Raise torch's error if `x` does not end in `normalized_shape`, or that is empty."""
+    if not normalized_shape:
+        raise RuntimeError(
+            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got "
+            "normalized_shape = []"
+        )
     if tuple(x.shape[-len(normalized_shape) :]) != normalized_shape:
         expected = ", ".join(["*", *map(str, normalized_shape)])
         raise RuntimeError(

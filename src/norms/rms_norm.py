@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import broadcast_along, normalize, statistics
+from src.norms.functional import autocast_to_float32, broadcast_along, computing_dtype, dense, standardize
 from src.norms.layer_norm import check_normalized_shape
 
 
@@ -12,7 +12,8 @@ class RMSNorm(nn.RMSNorm):
 
         y = x / sqrt(mean(x^2) + eps) * weight
 
-    The same in training and eval. `eps=None` is the machine epsilon of the input's type.
+    The same in training and eval. `eps=None` is the machine epsilon of the type computed in: the input's, or
+    float32 for the half types.
 
     Raises:
         RuntimeError: the input's last dimensions are not `normalized_shape`.
@@ -21,13 +22,14 @@ class RMSNorm(nn.RMSNorm):
     channel_dim = -1
 
     def _eps_for(self, x: Tensor) -> float:
-        return torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        return torch.finfo(computing_dtype(x.dtype)).eps if self.eps is None else self.eps
 
     def forward(self, x: Tensor) -> Tensor:
+        x = dense(autocast_to_float32(x))
         check_normalized_shape(x, self.normalized_shape)
         dims = tuple(range(-len(self.normalized_shape), 0))
-        mean, var, _ = statistics(x, dims, about_zero=True)
-        return normalize(x, mean, var, self._eps_for(x), self.weight)
+        y, _ = standardize(x, dims, self._eps_for(x), self.weight, about_zero=True)
+        return y
 
 
 class ChannelRMSNorm(RMSNorm):
@@ -36,6 +38,7 @@ class ChannelRMSNorm(RMSNorm):
     channel_dim = 1
 
     def forward(self, x: Tensor) -> Tensor:
+        x = dense(autocast_to_float32(x))
         check_normalized_shape(x.movedim(1, -1), self.normalized_shape)
-        mean, var, _ = statistics(x, (1,), about_zero=True)
-        return normalize(x, mean, var, self._eps_for(x), broadcast_along(self.weight, x, 1))
+        y, _ = standardize(x, (1,), self._eps_for(x), broadcast_along(self.weight, x, 1), about_zero=True)
+        return y

@@ -1,0 +1,10 @@
+"""The conformance suite: what a norm must do to be used in place of torch's, or beside it.
+
+`python -m tests.norms.conform BatchNorm` runs it on one norm of the table and prints what fails.
+"""
+
+from tests.norms.conform import ecosystem, layout, numbers, state, traps  # noqa: F401 (each enters its checks)
+from tests.norms.conform.check import CHECKS, Check
+from tests.norms.conform.subjects import Subject, subjects
+
+__all__ = ["CHECKS", "Check", "Subject", "subjects"]

@@ -1,0 +1,84 @@
+"""How tensors lie in memory: what comes in in another order comes out right, and in the order that torch gives."""
+
+import torch
+from torch import Tensor, nn
+
+from tests.norms.conform.check import check, has_reference
+from tests.norms.conform.numbers import assert_equal, each
+from tests.norms.conform.subjects import Subject
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def arrangements(x: Tensor) -> dict[str, Tensor]:
+    """The same values, laid out differently in memory."""
+    found = {
+        "contiguous": x.contiguous(),
+        "transposed": x.transpose(-1, -2).contiguous().transpose(-1, -2),
+        "batch inside": x.transpose(0, 1).contiguous().transpose(0, 1),
+        "every other value": torch.stack([x, x], -1).flatten(-2)[..., ::2],
+        "offset": torch.cat([x.new_zeros(3), x.flatten()])[3:].view(x.shape),
+    }
+    if x.ndim in CHANNELS_LAST:
+        found["channels last"] = x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
+    return found
+
+
+def order(x: Tensor) -> tuple[int, ...]:
+    """The strides, without those of the dimensions of size 1, which mean nothing."""
+    return tuple(stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1)
+
+
+def answer(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The output, and the gradients of the input: for one of the output that lies as it, and for a contiguous one."""
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    dy = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).sin().reshape(y.shape)
+    (dx,) = torch.autograd.grad(y, x, torch.empty_like(y).copy_(dy), retain_graph=True)
+    (dx_of_contiguous,) = torch.autograd.grad(y, x, dy)
+    return {"output": y.detach(), "gradient": dx, "gradient of a contiguous one": dx_of_contiguous}
+
+
+@check()
+def non_contiguous(subject: Subject) -> None:
+    """An input that is transposed, sliced or channels last gives the numbers of the contiguous one."""
+    for case, training, where in each(subject):
+        if case.input.ndim < 2 or not case.input.numel():
+            continue
+        layers = {name: case.build(subject.ours, torch.float64, training) for name in arrangements(case.input)}
+        found = {name: answer(layers[name], x) for name, x in arrangements(case.input).items()}
+        for name, values in found.items():
+            assert_equal(values, found["contiguous"], f"{where}, {name}")
+
+
+@check(has_reference)
+def memory_order(subject: Subject) -> None:
+    """Output and input gradient lie in memory as torch's do, so that a `view` after the norm works as before."""
+    if subject.theirs is None or not subject.is_drop_in:
+        return
+    for case, training, where in each(subject):
+        if case.input.ndim < 2 or not case.input.numel():
+            continue
+        for name, x in arrangements(case.input).items():
+            ours, theirs = (case.build(make, torch.float64, training) for make in (subject.ours, subject.reference()))
+            torchs = answer(theirs, x)
+            for part, found in answer(ours, x).items():
+                if subject.name == "RMSNorm" and "contiguous" in part:
+                    continue  # torch's backward is pointwise there and takes the order of what it is given
+                expected = torchs[part]
+                assert order(found) == order(expected), (
+                    f"{where}, {name}, {part}: strides {found.stride()} where torch has {expected.stride()}"
+                )
+
+
+@check(lambda subject: subject.channel_dim == 1 and not subject.name.startswith("InstanceNorm"))
+def channels_last(subject: Subject) -> None:
+    """A channels-last input (4 or 5 dimensions) gives a channels-last output and input gradient."""
+    for case, training, where in each(subject):
+        memory_format = CHANNELS_LAST.get(case.input.ndim)
+        if memory_format is None or not case.input.numel():
+            continue
+        x = case.input.contiguous(memory_format=memory_format)
+        found = answer(case.build(subject.ours, x.dtype, training), x)
+        for part, tensor in (("output", found["output"]), ("gradient", found["gradient"])):
+            assert tensor.is_contiguous(memory_format=memory_format), f"{where}, {part}: strides {tensor.stride()}"

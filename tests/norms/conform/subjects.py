@@ -1,0 +1,89 @@
+"""What is put through the suite: each drop-in class, and each family in each layout."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+import src.norms
+from tests.norms.conform.cases import Case, drop_in_cases, family_cases
+
+DROP_INS = (
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "LayerNorm",
+    "RMSNorm",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kind of layer under test and, where torch has one, the layer that it must not be told from."""
+
+    name: str
+    ours: Callable[..., nn.Module]
+    theirs: Callable[..., nn.Module] | None
+    cases: tuple[Case, ...]
+    channel_dim: int = 1
+
+    @cached_property
+    def is_drop_in(self) -> bool:
+        return isinstance(self.ours, type)
+
+    @cached_property
+    def sample(self) -> nn.Module:
+        """A layer to look at."""
+        return self.cases[0].build(self.ours, torch.float32)
+
+    @property
+    def has_running_statistics(self) -> bool:
+        return getattr(self.sample, "running_mean", None) is not None
+
+    def reference(self) -> Callable[..., nn.Module]:
+        """Torch's layer, or where it has none, ours."""
+        return self.theirs or self.ours
+
+
+def builder(family: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The family's layers under a constructor's signature."""
+
+    def build(num_features: int, channel_dim: int, dtype: torch.dtype | None = None, **factory: Any) -> nn.Module:
+        return family(num_features, channel_dim).to(dtype=dtype, **factory)
+
+    return build
+
+
+def drop_in(name: str, norms: ModuleType = src.norms) -> Subject:
+    """`norms.BatchNorm2d` beside `torch.nn.BatchNorm2d`."""
+    channel_dim = -1 if name in ("LayerNorm", "RMSNorm") else 1
+    return Subject(name, getattr(norms, name), getattr(nn, name), drop_in_cases(name), channel_dim)
+
+
+def in_layout(name: str, channel_dim: int, norms: ModuleType = src.norms) -> Subject:
+    """The family `name` on maps or tokens, beside the family of torch's layer if there is one."""
+    theirs = norms.NORMS.get(f"Torch{name}")
+    layout = "(N, C, *)" if channel_dim == 1 else "(..., D)"
+    cases = tuple(family_cases(channel_dim))
+    ours = builder(norms.NORMS[name])
+    return Subject(f"{name} {layout}", ours, builder(theirs) if theirs else None, cases, channel_dim)
+
+
+def subjects(names: Iterable[str], norms: ModuleType = src.norms) -> list[Subject]:
+    """All that belongs to these families of the table: the drop-in classes of that kind, and both layouts."""
+    return [
+        subject
+        for name in names
+        for subject in (
+            *(drop_in(cls, norms) for cls in DROP_INS if cls.rstrip("123d") == name),
+            *(in_layout(name, channel_dim, norms) for channel_dim in (1, -1)),
+        )
+    ]

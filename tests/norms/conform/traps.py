@@ -1,0 +1,433 @@
+"""What a norm gets wrong while all of PyTorch's own cases pass."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from src.norms.padding import ReadsPaddingMask
+from tests.norms.conform.cases import Case
+from tests.norms.conform.check import check, has_reference, is_drop_in, tracks
+from tests.norms.conform.databases import CONSTRUCTION_ERROR, module_info
+from tests.norms.conform.numbers import assert_equal, assert_precise, run
+from tests.norms.conform.subjects import Subject
+
+
+def plain(subject: Subject, **options: Any) -> Case:
+    """The layer as it comes, with more arguments, and an input with several values in each mean."""
+    if not subject.is_drop_in:
+        return subject.cases[0]
+    shapes = {"1d": (4, 6, 5), "2d": (4, 6, 5, 3), "3d": (2, 6, 3, 4, 2)}
+    arguments = {"GroupNorm": (3, 6), "LayerNorm": (10,), "RMSNorm": (10,)}.get(subject.name, (6,))
+    shape = {"GroupNorm": (4, 6, 5, 3)}.get(subject.name) or shapes.get(subject.name[-2:], (4, 6, 10))
+    random = torch.Generator().manual_seed(2)
+    return Case("plain", arguments, options, torch.randn(shape, generator=random, dtype=torch.float64) * 2 + 1)
+
+
+def pair(subject: Subject, case: Case, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    return case.build(subject.ours, dtype), case.build(subject.reference(), dtype)
+
+
+def is_batch_norm(subject: Subject) -> bool:
+    return subject.name.startswith("BatchNorm") and has_reference(subject)
+
+
+def is_drop_in_batch_norm(subject: Subject) -> bool:
+    return is_batch_norm(subject) and subject.is_drop_in
+
+
+def error_of(call: Any) -> tuple[type[Exception], str] | None:
+    try:
+        call()
+    except Exception as error:
+        return type(error), str(error)
+    return None
+
+
+@check(has_reference)
+def half_statistics_in_float32(subject: Subject) -> None:
+    """Half-precision inputs are summed in float32: sums of 10,000 values neither overflow nor stop growing."""
+    case = plain(subject)
+    scale = 1000.0  # squares are beyond float16
+    for dtype in (torch.float16, torch.bfloat16):
+        dims_of_size = {"LayerNorm": -1, "RMSNorm": -1}
+        if subject.name in dims_of_size:
+            x = torch.rand(2, 10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            long = Case("10,000 features", (10_000,), {}, x * scale)
+        elif subject.is_drop_in:
+            size = case.input.shape
+            shape = (*size[:-1], 10_000 // size[-2]) if case.input.ndim > 3 else (*size[:-1], 10_000)
+            x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            long = Case("10,000 positions", case.args, case.kwargs, x * scale)
+        else:
+            long = Case(case.name, case.args, case.kwargs, case.input.abs() * scale)
+        assert_precise(subject, long, True, dtype, dtype)
+
+
+@check(has_reference)
+def offset_data(subject: Subject) -> None:
+    """Mean 1e4 and spread 1 in float32: two passes or Welford keep what E[x^2] - E[x]^2 loses."""
+    case = plain(subject)
+    if "RMSNorm" in subject.name:
+        return  # it does not subtract a mean
+    offset = (case.input + 1e4).float().double()
+    exact, single = case.build(subject.reference(), torch.float64), case.build(subject.ours, torch.float32)
+    truth, found = run(exact, offset, torch.float32), run(single, offset.float(), torch.float32)
+    if not subject.is_drop_in:
+        truth = {"output": truth["output"]}  # two values a group, as here, leave no digit of float32 to a gradient
+    for name, value in truth.items():
+        torch.testing.assert_close(
+            found[name].double(),
+            value,
+            rtol=0.0,
+            atol=5e-2 * value.abs().max().item(),
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+
+
+@check(is_batch_norm)
+def offset_statistics(subject: Subject) -> None:
+    """The running variance of data with mean 1e4 and spread 1 stays right in float32."""
+    case = plain(subject)
+    offset = (case.input + 1e4).float()
+    exact, single = case.build(subject.ours, torch.float64), case.build(subject.ours, torch.float32)
+    exact(offset.double()), single(offset)
+    assert isinstance(single.running_var, Tensor)
+    torch.testing.assert_close(single.running_var.double(), exact.running_var, rtol=1e-3, atol=0.0)
+
+
+@check(tracks)
+def biased_normalizes_unbiased_is_tracked(subject: Subject) -> None:
+    """The batch is divided by its biased deviation; the running variance follows the unbiased variance."""
+    x = torch.tensor([[0.0], [2.0]], dtype=torch.float64).repeat(1, 64).reshape(2, 64, 1)
+    x = x.movedim(1, -1) if subject.channel_dim == -1 else x
+    if subject.is_drop_in:
+        x = x.reshape(2, 64, *[1] * ({"1d": 1, "2d": 2, "3d": 3}[subject.name[-2:]]))
+        layer = subject.ours(64, momentum=1.0, eps=1e-12, dtype=torch.float64)
+    else:
+        layer = subject.ours(64, subject.channel_dim, dtype=torch.float64)
+        layer.momentum, layer.eps = 1.0, 1e-12  # type: ignore[assignment]
+    torch.testing.assert_close(layer(x), x - 1)  # biased variance 1
+    torch.testing.assert_close(layer.running_var, torch.full((64,), 2.0, dtype=torch.float64))
+
+
+@check(is_drop_in_batch_norm)
+def cumulative_momentum(subject: Subject) -> None:
+    """`momentum=None` makes the running statistics the plain average of all batches; 0.0 leaves them alone."""
+    case = plain(subject, momentum=None)
+    ours, theirs = pair(subject, case)
+    for step in range(5):
+        x = case.input * (step + 1)
+        ours(x), theirs(x)
+    assert_equal(ours.state_dict(), theirs.state_dict(), "momentum=None")
+    still = plain(subject, momentum=0.0)
+    layer = still.build(subject.ours, torch.float64)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    layer(still.input)
+    after = layer.state_dict()
+    assert after.pop("num_batches_tracked") == before.pop("num_batches_tracked") + 1
+    assert_equal(after, before, "momentum=0.0", 0)
+
+
+@check(tracks)
+def tracking_toggled_off(subject: Subject) -> None:
+    """`track_running_stats=False` set after construction does what it does to torch's layer."""
+    for training in (True, False):
+        case = plain(subject)
+        ours, theirs = pair(subject, case)
+        for layer in (ours, theirs):
+            layer.track_running_stats = False  # type: ignore[assignment]
+            layer.train(training)
+        assert_equal(ours(case.input), theirs(case.input), "output")
+        assert_equal(ours.state_dict(), theirs.state_dict(), "buffers", 0)
+
+
+@check(is_drop_in_batch_norm)
+def toggled_off_leaves_buffers(subject: Subject) -> None:
+    """With `track_running_stats` toggled off, training moves no buffer."""
+    case = plain(subject)
+    layer = case.build(subject.ours, torch.float64)
+    layer.track_running_stats = False  # type: ignore[assignment]
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    layer(case.input)
+    assert_equal(layer.state_dict(), before, "buffers", 0)
+
+
+@check(is_drop_in_batch_norm)
+def no_buffers_means_batch_statistics(subject: Subject) -> None:
+    """Without running statistics, eval normalizes by the batch's."""
+    case = plain(subject, track_running_stats=False)
+    layer = case.build(subject.ours, torch.float64, training=False)
+    y = layer(case.input)
+    assert_equal(y, pair(subject, case)[1].eval()(case.input), "eval")
+    assert_equal(y, layer.train()(case.input), "training")
+
+
+@check(is_drop_in_batch_norm)
+def one_value_per_channel(subject: Subject) -> None:
+    """One value per channel raises in training, as with torch's, and is fine in eval."""
+    case = plain(subject)
+    x = case.input[:1].flatten(2).mean(-1).reshape(1, 6, *[1] * (case.input.ndim - 2))
+    ours, theirs = pair(subject, case)
+    found, expected = error_of(lambda: ours(x)), error_of(lambda: theirs(x))
+    assert found == expected, f"{found} where torch has {expected}"
+    assert found is not None
+    assert_equal(ours.eval()(x), theirs.eval()(x), "eval")
+
+
+@check(has_reference)
+def empty_batch(subject: Subject) -> None:
+    """A batch of no samples keeps its shape and the statistics, and gives zero parameter gradients."""
+    case = plain(subject)
+    if subject.name.startswith("InstanceNorm") and not subject.is_drop_in:
+        return
+    for training in (True, False):
+        layer = case.build(subject.ours, torch.float64, training)
+        before = {key: value.clone() for key, value in layer.state_dict().items()}
+        found = run(layer, case.input[:0])
+        assert found["output"].shape == case.input[:0].shape
+        for name, value in found.items():
+            assert torch.equal(value, torch.zeros_like(value)), f"{name}: {value}"
+        after = layer.state_dict()
+        if "num_batches_tracked" in after and is_batch_norm(subject):
+            assert after.pop("num_batches_tracked") == before.pop("num_batches_tracked") + training
+        assert_equal(after, before, "state", 0)
+
+
+@check(tracks)
+def buffers_in_place(subject: Subject) -> None:
+    """Buffers are updated in place: who holds one, as an EMA or a captured graph does, sees it move."""
+    case = plain(subject, **({"track_running_stats": True} if subject.is_drop_in else {}))
+    layer = case.build(subject.ours, torch.float64)
+    held = dict(layer.named_buffers())
+    before = {name: buffer.clone() for name, buffer in held.items()}
+    layer(case.input)
+    for name, buffer in layer.named_buffers():
+        assert buffer is held[name], f"{name} was bound anew"
+    assert not torch.equal(held["running_mean"], before["running_mean"])
+    assert not any(buffer.requires_grad for buffer in held.values())
+
+
+@check(is_batch_norm)
+def counts_without_gradients(subject: Subject) -> None:
+    """`num_batches_tracked` and the statistics move under `no_grad` and `inference_mode`, too; eval moves nothing."""
+    case = plain(subject)
+    layer = case.build(subject.ours, torch.float64)
+    with torch.no_grad():
+        layer(case.input)
+    assert layer.num_batches_tracked == 1
+    assert layer.num_batches_tracked.dtype == torch.int64  # type: ignore[union-attr]
+    layer.eval()
+    state = {key: value.clone() for key, value in layer.state_dict().items()}
+    layer(case.input)
+    assert_equal(layer.state_dict(), state, "eval", 0)
+
+
+@check(has_reference)
+def errors(subject: Subject) -> None:
+    """A wrong number of channels, wrong rank or wrong type raises what torch raises."""
+    case = plain(subject)
+    x = case.input.float()
+    wrong = {
+        "one channel less": x.narrow(subject.channel_dim, 0, x.shape[subject.channel_dim] - 1),
+        "one channel": x.narrow(subject.channel_dim, 0, 1),
+        "float64 input": x.double(),
+    }
+    if subject.is_drop_in:
+        wrong |= {"one dimension": x.flatten(), "six dimensions": x.reshape(*x.shape, *[1] * (6 - x.ndim))}
+        wrong |= {"no batch": x[0]}
+    for training in (True, False):
+        for name, value in wrong.items():
+            ours, theirs = (layer.train(training) for layer in pair(subject, case, torch.float32))
+            found, expected = error_of(lambda: ours(value)), error_of(lambda: theirs(value))  # noqa: B023
+            if subject.is_drop_in and subject.name != "RMSNorm":
+                assert found == expected, f"{name}: {found} where torch has {expected}"
+            else:  # the families' layers are told apart by their own words
+                assert (found is None) == (expected is None), f"{name}: {found} where torch has {expected}"
+
+
+@check(is_drop_in)
+def errors_of_the_database(subject: Subject) -> None:
+    """The error cases of PyTorch's module database raise the same type and message."""
+    info = module_info(subject.name)
+    if info.module_error_inputs_func is None:
+        return
+    for found in info.module_error_inputs_func(info, "cpu", torch.float32, requires_grad=False, training=True):
+        made, given = found.module_error_input.constructor_input, found.module_error_input.forward_input
+
+        def call(
+            made: Any = made, given: Any = given, at_construction: bool = found.error_on == CONSTRUCTION_ERROR
+        ) -> None:
+            layer = subject.ours(*made.args, **made.kwargs)
+            if not at_construction:
+                layer(*given.args)
+
+        raised = error_of(call)
+        assert raised is not None, f"{made.args}, {made.kwargs} raises nothing"
+        assert issubclass(raised[0], found.error_type), raised
+        assert re.search(found.error_regex, raised[1]), raised
+
+
+@check(is_drop_in_batch_norm)
+def eps_not_positive(subject: Subject) -> None:
+    """eps <= 0 raises torch's error in training; 0 is allowed in eval."""
+    for eps in (0.0, -1e-5):
+        for training in (True, False):
+            case = plain(subject, eps=eps)
+            ours, theirs = (layer.train(training) for layer in pair(subject, case))
+            found, expected = error_of(lambda: ours(case.input)), error_of(lambda: theirs(case.input))  # noqa: B023
+            assert found == expected, f"{found} where torch has {expected}"
+
+
+@check(has_reference)
+def without_bias(subject: Subject) -> None:
+    """`bias=False` leaves a weight alone; a norm without weight and bias works, too."""
+    case = plain(subject)
+    for names in (("bias",), ("weight", "bias")):
+        ours, theirs = pair(subject, case)
+        for layer in (ours, theirs):
+            for name in names:
+                if name in layer._parameters:
+                    layer.register_parameter(name, None)
+        assert_equal(run(ours, case.input), run(theirs, case.input), f"without {names}")
+
+
+@check(has_reference)
+def autocast(subject: Subject) -> None:
+    """Under autocast on CPU, outputs and gradients have torch's types."""
+    case = plain(subject)
+    for autocast_dtype in (torch.bfloat16, torch.float16):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            found = []
+            for layer in pair(subject, case, torch.float32):
+                x = case.input.to(dtype).requires_grad_()
+                with torch.autocast("cpu", dtype=autocast_dtype):
+                    y = layer(x)
+                (dx,) = torch.autograd.grad(y.float().square().sum(), x)
+                found.append((y.dtype, dx.dtype))
+            assert found[0] == found[1], f"{dtype} under {autocast_dtype}: {found[0]} where torch has {found[1]}"
+
+
+@check(lambda subject: subject.name == "RMSNorm")
+def machine_epsilon(subject: Subject) -> None:
+    """`eps=None` is the machine epsilon of the type computed in: float32's for the half types."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        x = torch.full((1, 10), 3e-4, dtype=dtype)
+        ours, theirs = (make(10, eps=None, dtype=dtype)(x) for make in (subject.ours, subject.reference()))
+        torch.testing.assert_close(ours, theirs)
+
+
+@check(has_reference)
+def constant_input(subject: Subject) -> None:
+    """Where all values are the same, eps keeps output and gradients finite, and equal to torch's."""
+    case = plain(subject)
+    constant = torch.full_like(case.input, 3.0)
+    ours, theirs = (run(layer, constant) for layer in pair(subject, case))
+    assert_equal(ours, theirs, "constant input", 1e-7)
+    assert all(torch.isfinite(value).all() for value in ours.values())
+
+
+@check(has_reference)
+def not_finite(subject: Subject) -> None:
+    """A NaN or infinity reaches exactly the values that it reaches in torch's layer."""
+    case = plain(subject)
+    for bad in (float("nan"), float("inf")):
+        x = case.input.clone()
+        x.view(-1)[7] = bad
+        ours, theirs = (layer(x) for layer in pair(subject, case))
+        assert torch.equal(ours.isfinite(), theirs.isfinite()), bad
+
+
+@check()
+def keeps_its_input(subject: Subject) -> None:
+    """The input is not written to; the output does not change with it afterwards."""
+    for training in (True, False):
+        case = plain(subject)
+        x = case.input.clone()
+        y = case.build(subject.ours, torch.float64, training)(x)
+        assert torch.equal(x, case.input)
+        if not subject.name.startswith("Identity"):
+            kept = y.clone()
+            x.zero_()
+            assert torch.equal(y, kept)
+
+
+@check()
+def eval_sees_one_sample(subject: Subject) -> None:
+    """In eval the output for a sample does not depend on the others in its batch."""
+    case = subject.cases[0]
+    layer = case.build(subject.ours, torch.float64, training=False)
+    if getattr(layer, "track_running_stats", True) is False and is_batch_norm(subject):
+        return
+    assert_equal(layer(case.input[:1]), layer(case.input)[:1], case.name)
+
+
+@check(lambda subject: subject.channel_dim == -1 and not subject.is_drop_in)
+def padding(subject: Subject) -> None:
+    """What stands at padded positions, and how many there are, changes no output, gradient or statistic."""
+    case = subject.cases[0]
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
+    found = []
+    for fill in (0.0, 100.0, None):
+        layer = case.build(subject.ours, torch.float64)
+        valid = mask
+        x = case.input.masked_fill(~mask[..., None], 0.0 if fill is None else fill)
+        if fill is None:  # two more padded positions
+            x, valid = nn.functional.pad(x, (0, 0, 0, 2), value=-7.0), nn.functional.pad(mask, (0, 2))
+        if isinstance(layer, ReadsPaddingMask):
+            layer.padding_mask = valid
+        x.requires_grad_()
+        y = layer(x)[valid]
+        dy = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).sin().reshape(y.shape)
+        gradients = torch.autograd.grad(y, [x, *layer.parameters()], dy)
+        found.append((y.detach(), gradients[0][valid], gradients[1:], dict(layer.named_buffers())))
+        assert not gradients[0][~valid].any(), "a gradient at padding"
+    assert_equal(found[1], found[0], "another value at padding")
+    assert_equal(found[2], found[0], "more padding")
+    if subject.theirs is not None:
+        theirs = case.build(subject.theirs, torch.float64)
+        if isinstance(theirs, ReadsPaddingMask):
+            theirs.padding_mask = mask
+        assert_equal(theirs(case.input)[mask], found[0][0], "torch's on what is not padding")
+        assert_equal(dict(theirs.named_buffers()), found[0][3], "torch's statistics")
+
+
+def saved_ratio(layer: nn.Module, x: Tensor) -> float:
+    """Bytes that the layer keeps for its backward pass, each storage once, over those of its input."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = x.detach().requires_grad_()
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        y = layer(x)
+    y.sum().backward()
+    return sum(kept.values()) / (x.numel() * x.element_size())
+
+
+@check(has_reference)
+def saved_bytes(subject: Subject) -> None:
+    """What is kept for the backward pass is what torch's keeps, within 0.05 of the input's bytes."""
+    case = plain(subject)
+    sizes = {"1d": (16, 64, 64), "2d": (16, 64, 8, 8), "3d": (8, 64, 4, 4, 4)}
+    if subject.is_drop_in:
+        shape = sizes.get(subject.name[-2:], (16, 64, 256) if "Group" not in subject.name else (16, 64, 8, 8))
+        args = {"GroupNorm": (8, 64), "LayerNorm": (256,), "RMSNorm": (256,)}.get(subject.name, (64,))
+        case = Case("large", args, {}, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    else:
+        shape = (2, 2048, 8, 8) if subject.channel_dim == 1 else (4, 64, 2048)
+        case = Case(
+            "large", (2048, subject.channel_dim), {}, torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        )
+    for dtype in (torch.float32, torch.bfloat16):
+        for training in (True, False):
+            ours, theirs = (
+                saved_ratio(case.build(make, dtype, training), case.input.to(dtype))
+                for make in (subject.ours, subject.reference())
+            )
+            assert ours <= theirs + 0.05, f"{dtype}, training={training}: {ours:.2f} where torch keeps {theirs:.2f}"

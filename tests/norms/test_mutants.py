@@ -1,0 +1,388 @@
+"""The conformance suite kills wrong norms: each mutant is our own source with one thing made wrong."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from src import norms
+from tests.norms.conform import CHECKS, Subject
+from tests.norms.conform.subjects import drop_in, in_layout
+
+SOURCE = Path(norms.__file__).parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is wrong, where it is put into the source, and the check that has to find it in which layer."""
+
+    wrong: str
+    file: str
+    old: str
+    new: str
+    layer: str
+    check: str
+
+
+MUTANTS = [
+    # What is computed.
+    Mutant(
+        "the unbiased variance normalizes",
+        "functional.py",
+        "return Statistics(mean, deviation.square().mean(dims, keepdim=True), count)",
+        "return Statistics(mean, deviation.square().sum(dims, keepdim=True) / max(count - 1, 1), count)",
+        "LayerNorm",
+        "outputs",
+    ),
+    Mutant(
+        "the biased variance is tracked",
+        "batch_norm.py",
+        "batch.unbiased_var().flatten()",
+        "batch.var.flatten()",
+        "BatchNorm2d",
+        "biased_normalizes_unbiased_is_tracked",
+    ),
+    Mutant("no eps", "functional.py", "torch.rsqrt(var + eps)", "torch.rsqrt(var)", "BatchNorm1d", "constant_input"),
+    Mutant(
+        "eps outside of the root",
+        "functional.py",
+        "y = y * torch.rsqrt(var + eps)",
+        "y = y / (torch.sqrt(var) + eps)",
+        "GroupNorm",
+        "outputs",
+    ),
+    Mutant(
+        "the naive variance, E[x^2] - E[x]^2",
+        "functional.py",
+        "deviation.square().mean(dims, keepdim=True), count)",
+        "x.square().mean(dims, keepdim=True) - (0 if mean is None else mean.square()), count)",
+        "BatchNorm2d",
+        "offset_data",
+    ),
+    Mutant(
+        "half precision is summed in half precision",
+        "functional.py",
+        "return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype",
+        "return dtype",
+        "LayerNorm",
+        "half_statistics_in_float32",
+    ),
+    Mutant(
+        "the output is float32 whatever came in",
+        "functional.py",
+        "return y.to(x.dtype)\n",
+        "return y\n",
+        "BatchNorm2d",
+        "output_dtype",
+    ),
+    Mutant("the mean is not subtracted", "functional.py", "y = y - mean", "y = y - 0", "InstanceNorm2d", "outputs"),
+    Mutant(
+        "RMSNorm subtracts the mean",
+        "rms_norm.py",
+        "self.weight, about_zero=True",
+        "self.weight, about_zero=False",
+        "RMSNorm",
+        "outputs",
+    ),
+    Mutant("the bias is dropped", "functional.py", "y = y + bias", "y = y + 0", "LayerNorm", "outputs"),
+    Mutant(
+        "only the last dimension is normalized",
+        "layer_norm.py",
+        "dims = tuple(range(-len(self.normalized_shape), 0))",
+        "dims = (-1,)",
+        "LayerNorm",
+        "outputs",
+    ),
+    Mutant(
+        "channels are dealt to the groups like cards",
+        "group_norm.py",
+        "groups = input.unflatten(dim, (self.num_groups, input.shape[dim] // self.num_groups))",
+        "groups = input.unflatten(dim, (input.shape[dim] // self.num_groups, self.num_groups)).transpose(dim, dim + 1)",
+        "GroupNorm",
+        "outputs",
+    ),
+    Mutant(
+        "eps=None is the input's machine epsilon, not that of the type computed in",
+        "rms_norm.py",
+        "torch.finfo(computing_dtype(x.dtype)).eps",
+        "torch.finfo(x.dtype).eps",
+        "RMSNorm",
+        "machine_epsilon",
+    ),
+    # Gradients.
+    Mutant(
+        "the statistics count as constants in the backward pass",
+        "functional.py",
+        "                g = g - through\n",
+        "",
+        "BatchNorm2d",
+        "gradients",
+    ),
+    Mutant(
+        "the backward pass forgets how x acts through the mean",
+        "functional.py",
+        "through = through + g.sum(ctx.dims, keepdim=True)",
+        "through = through + 0",
+        "LayerNorm",
+        "gradients",
+    ),
+    Mutant(
+        "second derivatives do not go through the statistics",
+        "functional.py",
+        "if torch.is_grad_enabled() and not ctx.given:",
+        "if False:",
+        "BatchNorm2d",
+        "gradcheck_second",
+    ),
+    Mutant(
+        "forward-mode derivatives are not seen",
+        "functional.py",
+        "forward_ad.unpack_dual(t).tangent is not None for t in tensors",
+        "False for t in tensors",
+        "LayerNorm",
+        "gradcheck_first",
+    ),
+    Mutant(
+        "in eval the gradient still goes through batch statistics",
+        "functional.py",
+        "            if not ctx.given:\n",
+        "            if True:\n",
+        "BatchNorm2d",
+        "gradients",
+    ),
+    Mutant(
+        "the weight's gradient is that of a unit variance",
+        "functional.py",
+        "dweight = (dy * (deviation * scale))",
+        "dweight = (dy * deviation)",
+        "GroupNorm",
+        "gradients",
+    ),
+    Mutant(
+        "autograd keeps every step of the formula",
+        "functional.py",
+        "        torch.compiler.is_compiling()\n",
+        "        True\n",
+        "BatchNorm2d",
+        "saved_bytes",
+    ),
+    # Running statistics.
+    Mutant(
+        "momentum is the share of the old statistics",
+        "functional.py",
+        ".lerp(batch, factor)",
+        ".lerp(batch, 1 - factor)",
+        "BatchNorm2d",
+        "buffers",
+    ),
+    Mutant(
+        "eval uses the batch's statistics",
+        "batch_norm.py",
+        "use_batch = self.training or (self.running_mean is None and self.running_var is None)",
+        "use_batch = True",
+        "BatchNorm2d",
+        "outputs",
+    ),
+    Mutant(
+        "running statistics of single samples stay where they are",
+        "instance_norm.py",
+        "            if input.numel() and not is_recomputing():\n                self._follow(sample)\n",
+        "",
+        "InstanceNorm2d",
+        "buffers",
+    ),
+    Mutant(
+        "tracking that is toggled off goes on",
+        "batch_norm.py",
+        "follows = self.training and self.track_running_stats",
+        "follows = self.training and self.running_mean is not None",
+        "BatchNorm2d",
+        "toggled_off_leaves_buffers",
+    ),
+    Mutant(
+        "momentum 0.0 counts as none given",
+        "batch_norm.py",
+        "            if self.momentum is None:\n",
+        "            if not self.momentum:\n",
+        "BatchNorm2d",
+        "cumulative_momentum",
+    ),
+    Mutant(
+        "momentum None is the default momentum",
+        "batch_norm.py",
+        "factor = 1 / self.num_batches_tracked.to(batch.var.dtype)",
+        "factor = 0.1",
+        "BatchNorm3d",
+        "cumulative_momentum",
+    ),
+    Mutant(
+        "buffers are bound anew",
+        "batch_norm.py",
+        "        follow(self.running_mean, batch.mean.flatten(), factor)\n",
+        "        self.running_mean = self.running_mean.lerp(batch.mean.flatten().detach(), factor)\n",
+        "BatchNorm2d",
+        "buffers_in_place",
+    ),
+    Mutant(
+        "the running statistics carry a gradient",
+        "functional.py",
+        "@torch.no_grad()\ndef follow",
+        "def follow",
+        "BatchNorm2d",
+        "compiles_whole",
+    ),
+    Mutant(
+        "batches are not counted",
+        "batch_norm.py",
+        "self.num_batches_tracked.add_(1)",
+        "self.num_batches_tracked.add_(0)",
+        "BatchNorm2d",
+        "counts_without_gradients",
+    ),
+    Mutant(
+        "batches are counted only where gradients are on",
+        "batch_norm.py",
+        "        if self.num_batches_tracked is not None:\n",
+        "        if self.num_batches_tracked is not None and __import__('torch').is_grad_enabled():\n",
+        "BatchNorm2d",
+        "counts_without_gradients",
+    ),
+    Mutant(
+        "an empty batch moves the statistics",
+        "batch_norm.py",
+        "        elif count == 0:\n            return\n",
+        "",
+        "BatchNorm2d",
+        "empty_batch",
+    ),
+    Mutant(
+        "padding is in the statistics",
+        "batch_norm.py",
+        "weight, bias, self.mask_for(input))",
+        "weight, bias, None)",
+        "BatchNorm (..., D)",
+        "padding",
+    ),
+    Mutant(
+        "padding is in the variance alone",
+        "functional.py",
+        "deviation = (x if mean is None else x - mean).masked_fill(~mask, 0)",
+        "deviation = x if mean is None else x - mean",
+        "InstanceNorm (..., D)",
+        "padding",
+    ),
+    Mutant(
+        "a gradient reaches padding",
+        "functional.py",
+        "through = through.masked_fill(~mask, 0) /",
+        "through = through /",
+        "BatchNorm (..., D)",
+        "padding",
+    ),
+    # Layout, errors, types.
+    Mutant(
+        "channels last is dropped",
+        "functional.py",
+        "return x if x.is_contiguous(memory_format=channels_last) else x.contiguous()",
+        "return x.contiguous()",
+        "BatchNorm2d",
+        "channels_last",
+    ),
+    Mutant(
+        "a transposed input gives a transposed output",
+        "layer_norm.py",
+        "input = autocast_to_float32(input).contiguous()",
+        "input = autocast_to_float32(input)",
+        "LayerNorm",
+        "memory_order",
+    ),
+    Mutant(
+        "one value per channel is let through",
+        "batch_norm.py",
+        "if use_batch and x.numel() == num_channels:",
+        "if False:",
+        "BatchNorm1d",
+        "one_value_per_channel",
+    ),
+    Mutant(
+        "a single channel is broadcast",
+        "batch_norm.py",
+        "if vector is not None and vector.numel() != num_channels:",
+        "if vector is not None and vector.numel() != num_channels and num_channels > 1:",
+        "BatchNorm2d",
+        "errors",
+    ),
+    Mutant(
+        "eps of zero is let through",
+        "batch_norm.py",
+        "if use_batch and self.eps <= 0:",
+        "if use_batch and self.eps < 0:",
+        "BatchNorm2d",
+        "eps_not_positive",
+    ),
+    Mutant(
+        "types are mixed without a word",
+        "layer_norm.py",
+        "        check_dtypes(input, self.weight, self.bias)\n        dims",
+        "        dims",
+        "LayerNorm",
+        "errors",
+    ),
+    Mutant(
+        "any rank is taken",
+        "batch_norm.py",
+        "    _check_input_dim = nn.BatchNorm2d._check_input_dim\n",
+        "",
+        "BatchNorm2d",
+        "errors",
+    ),
+]
+
+
+@contextmanager
+def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
+    """A copy of `src.norms` under a name of its own, with the mutant's edit."""
+    name = "mutated_norms"
+    (folder / name).mkdir()
+    for file in SOURCE.glob("*.py"):
+        text = file.read_text()
+        if mutant is not None and file.name == mutant.file:
+            assert mutant.old in text, f"{mutant.wrong}: {mutant.file} no longer holds {mutant.old!r}"
+            text = text.replace(mutant.old, mutant.new)
+        text = text.replace("src.norms.padding", "\0").replace("src.norms", name).replace("\0", "src.norms.padding")
+        (folder / name / file.name).write_text(text)
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module(name)
+    finally:
+        sys.path.remove(str(folder))
+        for module in [key for key in sys.modules if key.split(".")[0] == name]:
+            del sys.modules[module]
+
+
+def subject_in(package: ModuleType, layer: str) -> Subject:
+    if "(" not in layer:
+        return drop_in(layer, package)
+    family, _, layout = layer.partition(" ")
+    return in_layout(family, 1 if layout == "(N, C, *)" else -1, package)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong.replace(" ", "-"))
+def test_mutant_is_killed(mutant: Mutant, tmp_path: Path) -> None:
+    with package_of(mutant, tmp_path) as package:
+        assert CHECKS[mutant.check].failure(subject_in(package, mutant.layer)) is not None
+
+
+@pytest.mark.parametrize(("layer", "check"), sorted({(mutant.layer, mutant.check) for mutant in MUTANTS}))
+def test_the_copy_without_an_edit_lives(layer: str, check: str, tmp_path: Path) -> None:
+    with package_of(None, tmp_path) as package:
+        assert CHECKS[check].failure(subject_in(package, layer)) is None
+
+
+def test_there_are_enough() -> None:
+    assert len({mutant.wrong for mutant in MUTANTS}) == len(MUTANTS) >= 25
