@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Made last, so that an installation that was interrupted is begun again.
 INSTALLED := .venv/installed
 
-.PHONY: setup train test check tensorboard clean
+.PHONY: setup train test check capabilities tensorboard clean
 
 setup: $(INSTALLED)  ## make the environment
 
@@ -23,6 +23,9 @@ check: setup  ## lint and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+capabilities: setup  ## write docs/capabilities.md from the conformance suite
+	$(BIN)/python -m tests.norms.capabilities
 
 tensorboard: setup  ## watch the runs
 	$(BIN)/tensorboard --logdir runs

@@ -14,7 +14,7 @@ from tests.commands import QUIET, REPOSITORY, run_here
 from tests.standins import use_standins
 
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
-BLOCKS = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCKS = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.split("  #")[0].strip()
     for document in DOCUMENTS
@@ -30,6 +30,7 @@ def commands(prefix: str) -> list[str]:
 def test_each_command_is_of_a_kind_that_is_run_here() -> None:
     prefixes = (
         "python train.py",
+        "python -m tests.norms.conform",
         "make ",
         "tensorboard ",
         "pip install",
@@ -65,6 +66,13 @@ def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         first = [argument for argument in arguments[1:] if not argument.startswith("--ckpt_path")]
         run_here(monkeypatch, tmp_path, "fit", *first, *few)
     run_here(monkeypatch, tmp_path, *arguments, *few)
+
+
+@pytest.mark.parametrize("command", commands("python -m tests.norms.conform"))
+def test_conform(command: str) -> None:
+    done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "checks passed" in done.stdout
 
 
 @pytest.mark.parametrize("command", commands("tensorboard "))

@@ -13,6 +13,7 @@ from src.norms.functional import (
     normalize_by,
     standardize,
 )
+from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
 
 
@@ -41,6 +42,7 @@ class BatchNorm(_BatchNorm):
     def mask_for(self, x: Tensor) -> Tensor | None:
         return None
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         use_batch = self.training or (self.running_mean is None and self.running_var is None)

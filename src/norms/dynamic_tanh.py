@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from src.norms.functional import broadcast_along
+from src.norms.leaf import leaf
 
 
 class DynamicTanh(nn.Module):
@@ -40,6 +41,7 @@ class DynamicTanh(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         y = torch.tanh(self.alpha * input)
         weight, bias = (broadcast_along(p, input, self.channel_dim) for p in (self.weight, self.bias))

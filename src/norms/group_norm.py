@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from src.norms.functional import autocast_to_float32, check_dtypes, dense, standardize
+from src.norms.leaf import leaf
 
 
 class GroupNorm(nn.GroupNorm):
@@ -20,6 +21,7 @@ class GroupNorm(nn.GroupNorm):
 
     channel_dim = 1
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         input = dense(autocast_to_float32(input))
         if input.ndim < 2:

@@ -15,6 +15,7 @@ from src.norms.functional import (
     normalize_by,
     standardize,
 )
+from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
 
 
@@ -44,6 +45,7 @@ class InstanceNorm(_InstanceNorm):
     def mask_for(self, x: Tensor) -> Tensor | None:
         return None
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         if input.ndim == self._get_no_batch_dim():

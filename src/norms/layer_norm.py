@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from src.norms.functional import autocast_to_float32, broadcast_along, check_dtypes, dense, standardize
+from src.norms.leaf import leaf
 
 
 class LayerNorm(nn.LayerNorm):
@@ -19,6 +20,7 @@ class LayerNorm(nn.LayerNorm):
 
     channel_dim = -1
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         input = autocast_to_float32(input).contiguous()
         check_normalized_shape(input, self.normalized_shape)
@@ -33,6 +35,7 @@ class ChannelLayerNorm(LayerNorm):
 
     channel_dim = 1
 
+    @leaf
     def forward(self, input: Tensor) -> Tensor:
         input = dense(autocast_to_float32(input))
         check_normalized_shape(input.movedim(1, -1), self.normalized_shape)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from src.norms.functional import autocast_to_float32, broadcast_along, computing_dtype, dense, standardize
 from src.norms.layer_norm import check_normalized_shape
+from src.norms.leaf import leaf
 
 
 class RMSNorm(nn.RMSNorm):
@@ -24,6 +25,7 @@ class RMSNorm(nn.RMSNorm):
     def _eps_for(self, x: Tensor) -> float:
         return torch.finfo(computing_dtype(x.dtype)).eps if self.eps is None else self.eps
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         x = dense(autocast_to_float32(x))
         check_normalized_shape(x, self.normalized_shape)
@@ -37,6 +39,7 @@ class ChannelRMSNorm(RMSNorm):
 
     channel_dim = 1
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         x = dense(autocast_to_float32(x))
         check_normalized_shape(x.movedim(1, -1), self.normalized_shape)

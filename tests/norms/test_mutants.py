@@ -1,6 +1,7 @@
 """The conformance suite kills wrong norms: each mutant is our own source with one thing made wrong."""
 
 import importlib
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from tests.norms.conform import CHECKS, Subject
 from tests.norms.conform.subjects import drop_in, in_layout
 
 SOURCE = Path(norms.__file__).parent
+COPIES = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -284,6 +286,31 @@ MUTANTS = [
         "BatchNorm (..., D)",
         "padding",
     ),
+    # Among other tools.
+    Mutant(
+        "a branch on the data breaks the graph",
+        "functional.py",
+        "    if mean is not None:\n        y = y - mean",
+        "    if mean is not None and not mean.isnan().all():\n        y = y - mean",
+        "LayerNorm",
+        "compiles_whole",
+    ),
+    Mutant(
+        "a batch is counted again when checkpointing repeats it",
+        "functional.py",
+        "return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1",
+        "return False",
+        "BatchNorm2d",
+        "is_checkpointed",
+    ),
+    Mutant(
+        "vmap is asked for a memory format",
+        "functional.py",
+        "if x.is_contiguous() or torch._C._are_functorch_transforms_active():",
+        "if False:",
+        "BatchNorm2d",
+        "maps_over_inputs",
+    ),
     # Layout, errors, types.
     Mutant(
         "channels last is dropped",
@@ -347,7 +374,7 @@ MUTANTS = [
 @contextmanager
 def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
     """A copy of `src.norms` under a name of its own, with the mutant's edit."""
-    name = "mutated_norms"
+    name = f"norms_copy_{next(COPIES)}"  # the compiler knows modules by name
     (folder / name).mkdir()
     for file in SOURCE.glob("*.py"):
         text = file.read_text()

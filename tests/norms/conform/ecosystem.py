@@ -80,6 +80,7 @@ def step(layer: nn.Module, call: Callable[..., Tensor], x: Tensor) -> Step:
     layer.zero_grad()
     y = call(x)
     (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape).sin()).sum().backward()
+    assert not any(buffer.requires_grad for buffer in layer.buffers()), "a buffer carries a gradient"
     gradients = {"input": x.grad, **{name: p.grad for name, p in layer.named_parameters()}}
     return Step(y.detach(), gradients, {name: b.clone() for name, b in layer.named_buffers()})
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from src.norms import refuse_unsynchronized
 from src.norms.padding import ReadsPaddingMask
 from tests.norms.conform.cases import Case
 from tests.norms.conform.check import check, has_reference, is_drop_in, tracks
@@ -294,20 +295,21 @@ def without_bias(subject: Subject) -> None:
         assert_equal(run(ours, case.input), run(theirs, case.input), f"without {names}")
 
 
-@check(has_reference)
+@check()
 def autocast(subject: Subject) -> None:
-    """Under autocast on CPU, outputs and gradients have torch's types."""
+    """Under autocast on CPU, outputs and gradients have torch's types; without a layer of torch's, the input's."""
     case = plain(subject)
     for autocast_dtype in (torch.bfloat16, torch.float16):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            found = []
-            for layer in pair(subject, case, torch.float32):
-                x = case.input.to(dtype).requires_grad_()
-                with torch.autocast("cpu", dtype=autocast_dtype):
-                    y = layer(x)
-                (dx,) = torch.autograd.grad(y.float().square().sum(), x)
-                found.append((y.dtype, dx.dtype))
-            assert found[0] == found[1], f"{dtype} under {autocast_dtype}: {found[0]} where torch has {found[1]}"
+            found = [(dtype, dtype)] if subject.theirs is None else []
+            for make in (subject.ours, subject.theirs):
+                if make is not None:
+                    x = case.input.to(dtype).requires_grad_()
+                    with torch.autocast("cpu", dtype=autocast_dtype):
+                        y = case.build(make, torch.float32)(x)
+                    (dx,) = torch.autograd.grad(y.float().square().sum(), x)
+                    found.append((y.dtype, dx.dtype))
+            assert found[0] == found[1], f"{dtype} under {autocast_dtype}: {found}"
 
 
 @check(lambda subject: subject.name == "RMSNorm")
@@ -392,6 +394,26 @@ def padding(subject: Subject) -> None:
             theirs.padding_mask = mask
         assert_equal(theirs(case.input)[mask], found[0][0], "torch's on what is not padding")
         assert_equal(dict(theirs.named_buffers()), found[0][3], "torch's statistics")
+
+
+def synchronization(subject: Subject) -> str:
+    """What the layer does about the samples of other processes: nothing, as it needs none, or a clear refusal."""
+    case = subject.cases[0]
+    others = torch.cat([case.input[:1], case.input[1:] * 5])
+    alone, among = (case.build(subject.ours, torch.float64)(x)[:1] for x in (case.input, others))
+    if torch.equal(alone, among):
+        return "not needed"
+    try:
+        refuse_unsynchronized(nn.Sequential(case.build(subject.ours, torch.float64)))
+    except ValueError:
+        return "refused"
+    return "wrong"
+
+
+@check()
+def many_processes(subject: Subject) -> None:
+    """In training no sample sees another, or `sync_batchnorm` is refused: never statistics of one process alone."""
+    assert synchronization(subject) != "wrong"
 
 
 def saved_ratio(layer: nn.Module, x: Tensor) -> float:

@@ -1,0 +1,78 @@
+"""The table of what each norm can do, from the checks: `python -m tests.norms.capabilities` writes it."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from src.norms import NORMS
+from tests.norms.conform import CHECKS, Subject, subjects
+from tests.norms.conform.traps import synchronization
+
+TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "autocast": ("autocast", "mixed_precision"),
+    "channels last": ("channels_last",),
+    "compile": ("compiles_whole", "compiles_with_cumulative_average"),
+    "export": ("exports_for_inference", "exports_for_training"),
+    "ONNX": ("exports_to_onnx",),
+    "vmap": ("maps_over_inputs", "maps_over_layers"),
+    "forward mode": ("gradcheck_first",),
+    "double backward": ("gradcheck_second", "forward_over_reverse"),
+    "masked": ("padding",),
+}
+DTYPES = {
+    "float32": "precision_in_float32",
+    "bfloat16": "precision_in_bfloat16",
+    "float16": "precision_in_float16",
+}
+HEAD = """\
+# What each norm can do
+
+Written by `make capabilities` from the results of the conformance suite (`tests/norms/conform`); a test compares them.
+The drop-in classes come first, then each family in its two layouts.
+
+- yes: every check of the column passes; no: one fails; -: there is nothing to check, or torch's layer does not do it.
+- dtypes: float64 equals torch's to 1e-10; the others are off from float64 by at most twice what torch's layer is,
+  plus one unit in the last place (float32: twice that).
+- masked: outputs and statistics do not depend on padding.
+- sync: "not needed" where no sample sees another in training; "refused" where many processes would each have
+  statistics of their own, and `sync_batchnorm` is refused with the way out.
+"""
+
+
+def passes(subject: Subject, name: str) -> bool | None:
+    """Whether the subject passes a check; None where it does not apply."""
+    check = CHECKS[name]
+    return check.failure(subject) is None if check.applies(subject) else None
+
+
+def cell(results: list[bool | None]) -> str:
+    known = [result for result in results if result is not None]
+    return "-" if not known else "yes" if all(known) else "no"
+
+
+def dtypes(subject: Subject, result: Callable[[Subject, str], bool | None]) -> str:
+    exact = result(subject, "outputs") is not False and result(subject, "gradcheck_first")
+    return ", ".join((["float64"] if exact else []) + [t for t, check in DTYPES.items() if result(subject, check)])
+
+
+def row(subject: Subject, result: Callable[[Subject, str], bool | None]) -> list[str]:
+    cells = [cell([result(subject, name) for name in names]) for names in COLUMNS.values()]
+    return [subject.name, dtypes(subject, result), *cells, synchronization(subject)]
+
+
+def table(result: Callable[[Subject, str], bool | None] = passes) -> str:
+    rows = [row(subject, result) for subject in subjects(name for name in NORMS if not name.startswith("Torch"))]
+    head = ["norm", "dtypes", *COLUMNS, "sync"]
+    lines = [head, ["---"] * len(head), *rows]
+    return HEAD + "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_text(table())
