@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of two processes with two threads each, both are slower than one alone
+
 import lightning  # noqa: F401 (before pytest captures the streams that its log handlers keep)
 import pytest
 import torch.distributed

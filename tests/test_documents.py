@@ -117,6 +117,8 @@ def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
         for path in REPOSITORY.glob(pattern)
     )
     indirectly = {"rich": "Lightning's progress bar", "tensorboard": "Lightning's logger", "pre-commit": "by hand"}
+    indirectly |= {"expecttest": "torch.testing's databases", "pytest-xdist": "pytest's --numprocesses"}
+    indirectly |= {"onnxscript": "torch.onnx.export"}
     imported = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
     for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
         requirement = line.split("#")[0].strip()

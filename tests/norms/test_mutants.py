@@ -334,7 +334,7 @@ MUTANTS = [
         "if use_batch and x.numel() == num_channels:",
         "if False:",
         "BatchNorm1d",
-        "one_value_per_channel",
+        "one_value_in_each_mean",
     ),
     Mutant(
         "a single channel is broadcast",

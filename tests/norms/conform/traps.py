@@ -166,16 +166,17 @@ def no_buffers_means_batch_statistics(subject: Subject) -> None:
     assert_equal(y, layer.train()(case.input), "training")
 
 
-@check(is_drop_in_batch_norm)
-def one_value_per_channel(subject: Subject) -> None:
-    """One value per channel raises in training, as with torch's, and is fine in eval."""
-    case = plain(subject)
-    x = case.input[:1].flatten(2).mean(-1).reshape(1, 6, *[1] * (case.input.ndim - 2))
-    ours, theirs = pair(subject, case)
-    found, expected = error_of(lambda: ours(x)), error_of(lambda: theirs(x))
-    assert found == expected, f"{found} where torch has {expected}"
-    assert found is not None
-    assert_equal(ours.eval()(x), theirs.eval()(x), "eval")
+@check(lambda subject: subject.is_drop_in and subject.name not in ("LayerNorm", "RMSNorm"))
+def one_value_in_each_mean(subject: Subject) -> None:
+    """One value in each mean raises what it raises in torch's layer, in training and eval."""
+    arguments = (6, 6) if subject.name == "GroupNorm" else (6,)
+    ranks = {"1d": 3, "2d": 4, "3d": 5}.get(subject.name[-2:], 4)
+    x = torch.ones(1, 6, *[1] * (ranks - 2), dtype=torch.float64)
+    ours, theirs = pair(subject, Case("one value", arguments, {}, x))
+    assert error_of(lambda: theirs(x)) is not None
+    for training in (True, False):
+        found, expected = (error_of(lambda layer=layer: layer.train(training)(x)) for layer in (ours, theirs))  # noqa: B023
+        assert found == expected, f"training={training}: {found} where torch has {expected}"
 
 
 @check(has_reference)
