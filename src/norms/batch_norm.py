@@ -26,7 +26,9 @@ class BatchNorm(_BatchNorm):
     `running += momentum * (batch - running)`, or as their plain average if momentum is None. In eval the running
     ones are used; without them (`track_running_stats=False`), the batch's. Arguments, state dict and errors are those
     of `torch.nn.BatchNorm2d`: the base class brings parameters and buffers, so that whatever looks for a batch norm
-    (weight initialization, `swa_utils.update_bn`, `state_dict`) finds one; all the arithmetic is here.
+    (weight initialization, `swa_utils.update_bn`, `state_dict`) finds one; all the arithmetic is here. Unlike torch's,
+    it does not count a batch again when activation checkpointing repeats it: a forward pass inside of a backward pass
+    moves no statistics.
 
     Raises:
         ValueError: one value per channel in training; its variance would be 0. Or eps is not positive.
@@ -55,7 +57,7 @@ class BatchNorm(_BatchNorm):
         if use_batch:
             dims = tuple(dim for dim in range(input.ndim) if dim != self.channel_dim % input.ndim)
             y, batch = standardize(input, dims, self.eps, weight, bias, self.mask_for(input))
-            if follows and not is_recomputing():
+            if follows:
                 self._follow(batch)
         else:
             assert self.running_mean is not None
@@ -83,7 +85,8 @@ class BatchNorm(_BatchNorm):
     def _follow(self, batch: Statistics) -> None:
         factor: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+            if not is_recomputing():
+                self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 factor = 1 / self.num_batches_tracked.to(batch.var.dtype)
         count = batch.num_values

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import broadcast_along
+from src.norms.functional import broadcast_along, computing_dtype
 from src.norms.leaf import leaf
 
 
@@ -43,7 +43,8 @@ class DynamicTanh(nn.Module):
 
     @leaf
     def forward(self, input: Tensor) -> Tensor:
-        y = torch.tanh(self.alpha * input)
+        dtype = computing_dtype(input.dtype)
+        y = torch.tanh(self.alpha.to(dtype) * input.to(dtype))
         weight, bias = (broadcast_along(p, input, self.channel_dim) for p in (self.weight, self.bias))
         y = y if weight is None else y * weight
         y = y if bias is None else y + bias

@@ -161,6 +161,8 @@ class _Normalize(torch.autograd.Function):
     ) -> tuple[Tensor | int | None, ...]:
         found = given or statistics(x, dims, mask, about_zero)
         mean, var, _ = found
+        if given and any(ctx.needs_input_grad):  # running statistics may have moved on when the backward pass comes
+            mean, var = None if mean is None else mean.clone(), var.clone()
         ctx.save_for_backward(x, weight, mask, mean, var)
         ctx.dims, ctx.eps, ctx.about_zero, ctx.given = dims, eps, about_zero, given is not None
         ctx.bias_like = None if bias is None else (bias.shape, bias.dtype)
@@ -180,9 +182,8 @@ class _Normalize(torch.autograd.Function):
             mean, var, _ = statistics(x, ctx.dims, mask, ctx.about_zero)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype = computing_dtype(x.dtype)
-        if dy.stride() != x.stride() and not x.is_contiguous():
-            dy = torch.empty_like(x, dtype=dtype).copy_(dy)  # so that dx lies as x does
-        dy = dy.to(dtype)
+        # So that dx lies as x does; an addition, since batched gradients cannot be copied into a tensor.
+        dy = dy.to(dtype) if dy.stride() == x.stride() else torch.zeros_like(x, dtype=dtype) + dy
         deviation = x.to(dtype) if mean is None else x.to(dtype) - mean
         scale = torch.rsqrt(var + ctx.eps)
 
@@ -217,13 +218,15 @@ def dense(x: Tensor) -> Tensor:
 
 def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
     """Raise torch's error unless the parameters have the type of `x`, or float32 where `x` is of a half type."""
-    for parameter in parameters:
-        if parameter is not None and parameter.dtype not in (x.dtype, computing_dtype(x.dtype)):
-            raise RuntimeError(
-                "mixed dtype (CPU): expect parameter to have scalar type of Float"
-                if parameter.dtype in (torch.float16, torch.bfloat16)
-                else "mixed dtype (CPU): all inputs must share same datatype."
-            )
+    dtypes = {parameter.dtype for parameter in parameters if parameter is not None}
+    if dtypes and dtypes != {x.dtype} and dtypes != {computing_dtype(x.dtype)}:
+        raise RuntimeError(
+            "mixed dtype (CPU): expect parameter to have scalar type of Float"
+            if dtypes & {torch.float16, torch.bfloat16}
+            else "mixed dtype (CPU): all inputs must share same datatype."
+        )
+    if not x.is_floating_point():
+        raise NotImplementedError(f"normalization is not implemented for {x.dtype}")
 
 
 def autocast_to_float32(x: Tensor) -> Tensor:
@@ -234,7 +237,7 @@ def autocast_to_float32(x: Tensor) -> Tensor:
 
 
 def is_recomputing() -> bool:
-    """Whether this forward pass is one that activation checkpointing repeats, inside of a backward pass.
+    """Whether this forward pass runs inside of a backward pass, as one that activation checkpointing repeats does.
 
     The batch has then been counted before. torch.compile repeats no side effects, so there is nothing to ask.
     """
@@ -243,6 +246,11 @@ def is_recomputing() -> bool:
 
 @torch.no_grad()
 def follow(running: Tensor | None, batch: Tensor, factor: float | Tensor) -> None:
-    """Move a running statistic towards a batch's, in place: `running += factor * (batch - running)`."""
+    """Move a running statistic towards a batch's, in place: `running += factor * (batch - running)`.
+
+    A pass that is repeated computes the same and writes nothing: selective checkpointing counts operations.
+    """
     if running is not None:
-        running.copy_(running.to(batch.dtype).lerp(batch, factor))
+        moved = running.to(batch.dtype).lerp(batch, factor)
+        if not is_recomputing():
+            running.copy_(moved)

@@ -1,5 +1,6 @@
 """Group normalization (Wu and He, 2018, arXiv 1803.08494)."""
 
+import torch
 from torch import Tensor, nn
 
 from src.norms.functional import autocast_to_float32, check_dtypes, dense, standardize
@@ -33,7 +34,7 @@ class GroupNorm(nn.GroupNorm):
         dims = tuple(range(dim + 1, groups.ndim))
         weight, bias = (self._split(vector, len(dims) - 1) for vector in (self.weight, self.bias))
         y, _ = standardize(groups, dims, self.eps, weight, bias)
-        return y.flatten(dim, dim + 1)
+        return torch.ops.aten._unsafe_view(y, input.shape)  # torch's output is no view
 
     def _split(self, vector: Tensor | None, num_positions: int) -> Tensor | None:
         return None if vector is None else vector.reshape(self.num_groups, -1, *[1] * num_positions)  # (G, C/G, 1, ...)
@@ -41,18 +42,20 @@ class GroupNorm(nn.GroupNorm):
     def _check(self, x: Tensor, num_channels: int) -> None:
         """Raise torch's errors."""
         shape = list(x.shape)
-        if x.numel() == self.num_groups:
+        if x.numel() == self.num_groups and not num_channels % self.num_groups:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
         if num_channels % self.num_groups:
             raise RuntimeError(
                 f"Expected number of channels in input to be divisible by num_groups, but got input of shape {shape} "
                 f"and num_groups={self.num_groups}"
             )
+        if self.channel_dim == 1 and 0 in shape[2:]:
+            raise RuntimeError("Expected HxW to be greater than 0, got 0")
         for name, vector in {"weight": self.weight, "bias": self.bias}.items():
-            if vector is not None and vector.numel() != num_channels:
+            if vector is not None and vector.shape != (num_channels,):
                 raise RuntimeError(
                     f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} "
-                    f"of shape [{vector.numel()}] and input of shape {shape}"
+                    f"of shape {list(vector.shape)} and input of shape {shape}"
                 )
         check_dtypes(x, self.weight, self.bias)
 

@@ -11,7 +11,6 @@ from src.norms.functional import (
     broadcast_along,
     check_dtypes,
     follow,
-    is_recomputing,
     normalize_by,
     standardize,
 )
@@ -49,10 +48,14 @@ class InstanceNorm(_InstanceNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         if input.ndim == self._get_no_batch_dim():
-            return self.forward(input.unsqueeze(0)).squeeze(0)
+            self._check_channels(input, 0)
+            return self._normalize(input.unsqueeze(0)).squeeze(0)
+        self._check_channels(input, self.channel_dim % input.ndim)
+        return self._normalize(input)
+
+    def _normalize(self, input: Tensor) -> Tensor:
         input = input.contiguous()
-        self._check_channels(input)
-        check_dtypes(input, self.weight, self.bias, self.running_mean, self.running_var)
+        check_dtypes(input, self.weight, self.bias)
 
         weight = broadcast_along(self.weight, input, self.channel_dim)
         bias = broadcast_along(self.bias, input, self.channel_dim)
@@ -61,7 +64,7 @@ class InstanceNorm(_InstanceNorm):
             if math.prod([input.shape[dim] for dim in dims]) == 1:
                 raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
             y, sample = standardize(input, dims, self.eps, weight, bias, self.mask_for(input))
-            if input.numel() and not is_recomputing():
+            if input.numel():
                 self._follow(sample)
         else:
             mean = broadcast_along(self.running_mean, input, self.channel_dim)
@@ -69,11 +72,10 @@ class InstanceNorm(_InstanceNorm):
             y = normalize_by(Statistics(mean, var), input, self.eps, weight, bias)
         return y
 
-    def _check_channels(self, x: Tensor) -> None:
-        num_channels = x.shape[self.channel_dim]
+    def _check_channels(self, x: Tensor, dim: int) -> None:
+        num_channels = x.shape[dim]
         if num_channels == self.num_features:
             return
-        dim = self.channel_dim % x.ndim
         if self.affine:
             raise ValueError(
                 f"expected input's size at dim={dim} to match num_features ({self.num_features}), but got: "

@@ -24,6 +24,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         input = autocast_to_float32(input).contiguous()
         check_normalized_shape(input, self.normalized_shape)
+        check_parameter_shapes(self.normalized_shape, weight=self.weight, bias=self.bias)
         check_dtypes(input, self.weight, self.bias)
         dims = tuple(range(-len(self.normalized_shape), 0))
         y, _ = standardize(input, dims, self.eps, self.weight, self.bias)
@@ -45,16 +46,27 @@ class ChannelLayerNorm(LayerNorm):
         return y
 
 
-def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...]) -> None:
-    """Raise torch's error if `x` does not end in `normalized_shape`, or that is empty."""
+def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...], any_dims: str = "*, ") -> None:
+    """Raise torch's error if `x` does not end in `normalized_shape`, or that is empty; `any_dims` is its word for what
+    comes before."""
     if not normalized_shape:
         raise RuntimeError(
             "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got "
             "normalized_shape = []"
         )
     if tuple(x.shape[-len(normalized_shape) :]) != normalized_shape:
-        expected = ", ".join(["*", *map(str, normalized_shape)])
+        expected = any_dims + ", ".join(map(str, normalized_shape))
         raise RuntimeError(
             f"Given normalized_shape={list(normalized_shape)}, expected input with shape [{expected}], "
             f"but got input of size{list(x.shape)}"
         )
+
+
+def check_parameter_shapes(normalized_shape: tuple[int, ...], **parameters: Tensor | None) -> None:
+    """Raise torch's error if a parameter that was put in has another shape."""
+    for name, parameter in parameters.items():
+        if parameter is not None and parameter.shape != normalized_shape:
+            raise RuntimeError(
+                f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape "
+                f"{list(parameter.shape)} and normalized_shape = {list(normalized_shape)}"
+            )

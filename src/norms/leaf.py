@@ -19,8 +19,10 @@ def leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def record_or_run(self: Any, *args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
             if isinstance(value, Proxy):
-                tracer = value.tracer
-                return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)  # type: ignore[attr-defined]
+                path = value.tracer.path_of_module(self)  # type: ignore[attr-defined]
+                if not path:
+                    raise ValueError("torch.fx takes a norm as one call: trace the model that holds it, not it alone")
+                return value.tracer.create_proxy("call_module", path, args, kwargs)
         return forward(self, *args, **kwargs)
 
     return record_or_run

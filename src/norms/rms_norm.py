@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from src.norms.functional import autocast_to_float32, broadcast_along, computing_dtype, dense, standardize
-from src.norms.layer_norm import check_normalized_shape
+from src.norms.layer_norm import check_normalized_shape, check_parameter_shapes
 from src.norms.leaf import leaf
 
 
@@ -28,8 +28,12 @@ class RMSNorm(nn.RMSNorm):
     @leaf
     def forward(self, x: Tensor) -> Tensor:
         x = dense(autocast_to_float32(x))
-        check_normalized_shape(x, self.normalized_shape)
-        dims = tuple(range(-len(self.normalized_shape), 0))
+        rank = len(self.normalized_shape)
+        if x.ndim < rank:
+            raise ValueError(f"Input tensor must have at least {rank} dimensions, but got {x.ndim}")
+        check_normalized_shape(x, self.normalized_shape, any_dims="*")
+        check_parameter_shapes(self.normalized_shape, weight=self.weight)
+        dims = tuple(range(-rank, 0))
         y, _ = standardize(x, dims, self._eps_for(x), self.weight, about_zero=True)
         return y
 

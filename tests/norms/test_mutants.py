@@ -193,10 +193,50 @@ MUTANTS = [
     Mutant(
         "running statistics of single samples stay where they are",
         "instance_norm.py",
-        "            if input.numel() and not is_recomputing():\n                self._follow(sample)\n",
+        "            if input.numel():\n                self._follow(sample)\n",
         "",
         "InstanceNorm2d",
         "buffers",
+    ),
+    Mutant(
+        "the biased variance of single samples is tracked",
+        "instance_norm.py",
+        "(self.running_var, sample.unbiased_var())",
+        "(self.running_var, sample.var)",
+        "InstanceNorm2d",
+        "buffers",
+    ),
+    Mutant(
+        "selective checkpointing counts fewer operations",
+        "batch_norm.py",
+        "            if follows:\n",
+        "            if follows and not is_recomputing():\n",
+        "BatchNorm2d",
+        "is_checkpointed_selectively",
+    ),
+    Mutant(
+        "running statistics are kept for the backward pass as they lie",
+        "functional.py",
+        "if given and any(ctx.needs_input_grad):",
+        "if False:",
+        "BatchNorm2d",
+        "eval_then_training",
+    ),
+    Mutant(
+        "batched gradients are copied into a tensor",
+        "functional.py",
+        "torch.zeros_like(x, dtype=dtype) + dy",
+        "torch.empty_like(x, dtype=dtype).copy_(dy)",
+        "BatchNorm2d",
+        "batched_gradients",
+    ),
+    Mutant(
+        "the output is a view",
+        "group_norm.py",
+        "torch.ops.aten._unsafe_view(y, input.shape)",
+        "y.flatten(dim, dim + 1)",
+        "GroupNorm",
+        "output_is_no_view",
     ),
     Mutant(
         "tracking that is toggled off goes on",
@@ -402,7 +442,9 @@ def subject_in(package: ModuleType, layer: str) -> Subject:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong.replace(" ", "-"))
 def test_mutant_is_killed(mutant: Mutant, tmp_path: Path) -> None:
     with package_of(mutant, tmp_path) as package:
-        assert CHECKS[mutant.check].failure(subject_in(package, mutant.layer)) is not None
+        subject, check = subject_in(package, mutant.layer), CHECKS[mutant.check]
+        assert check.applies(subject)
+        assert check.failure(subject) is not None
 
 
 @pytest.mark.parametrize(("layer", "check"), sorted({(mutant.layer, mutant.check) for mutant in MUTANTS}))

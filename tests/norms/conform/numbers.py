@@ -42,34 +42,42 @@ def assert_equal(ours: object, theirs: object, where: str, tolerance: float = 1e
     )
 
 
-def assert_no_worse(ours: Tensor, theirs: Tensor, truth: Tensor, where: str) -> None:
+def assert_no_worse(ours: Tensor, theirs: Tensor | None, truth: Tensor, where: str) -> None:
     """The error against float64 is at most twice torch's, plus one unit in the last place of the largest value.
 
-    In float32, where torch's own error may be next to nothing by luck, twice that.
+    In float32, where torch's own error may be next to nothing by luck, twice that. Without a layer of torch's, four
+    units.
     """
-    assert ours.dtype == theirs.dtype, f"{where}: {ours.dtype} where torch has {theirs.dtype}"
-    assert ours.shape == theirs.shape, f"{where}: {tuple(ours.shape)} where torch has {tuple(theirs.shape)}"
+    if theirs is not None:
+        assert ours.dtype == theirs.dtype, f"{where}: {ours.dtype} where torch has {theirs.dtype}"
+        assert ours.shape == theirs.shape, f"{where}: {tuple(ours.shape)} where torch has {tuple(theirs.shape)}"
     if not truth.numel():
         return
     # A gradient that vanishes by cancellation has no scale of its own; the weights and gradients given are near 1.
     unit = torch.finfo(ours.dtype).eps * max(truth.abs().max().item(), 1e-2)
-    off, theirs_off = ((value.double() - truth).abs().max().item() for value in (ours, theirs))
+    off = (ours.double() - truth).abs().max().item()
+    if theirs is None:
+        assert off <= 4 * unit, f"{where}: off by {off:.3g}, one unit is {unit:.3g}"
+        return
+    theirs_off = (theirs.double() - truth).abs().max().item()
     allowed = (2 * theirs_off + unit) * (2 if ours.dtype == torch.float32 else 1)
     assert off <= allowed, f"{where}: off by {off:.3g}, torch by {theirs_off:.3g}, one unit is {unit:.3g}"
 
 
 def assert_precise(subject: Subject, case: Case, training: bool, dtype: torch.dtype, parameters: torch.dtype) -> None:
     x = case.input.to(dtype)
-    ours, theirs = (case.build(make, parameters, training) for make in (subject.ours, subject.reference()))
+    ours = case.build(subject.ours, parameters, training)
     exact = case.build(subject.reference(), torch.float64, training)
-    exact.load_state_dict(theirs.state_dict())  # the same rounded parameters
+    exact.load_state_dict(ours.state_dict())  # the same rounded parameters
     truth, found = run(exact, x.double(), dtype), run(ours, x, dtype)
+    torchs: dict[str, Tensor] = {}
     with warnings.catch_warnings():  # torch's RMSNorm says that it falls back from its fused form
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
-        torchs = run(theirs, x, dtype)
+        if subject.theirs is not None:
+            torchs = run(case.build(subject.theirs, parameters, training), x, dtype)
     where = f"{described(case, training)}, {dtype} with parameters in {parameters}"
     for name in truth:
-        assert_no_worse(found[name], torchs[name], truth[name], f"{where}, {name}")
+        assert_no_worse(found[name], torchs.get(name), truth[name], f"{where}, {name}")
 
 
 @check(has_reference)
@@ -143,9 +151,9 @@ def gradcheck_second(subject: Subject) -> None:
 
 @check()
 def forward_over_reverse(subject: Subject) -> None:
-    """Second derivatives by forward mode over backward equal finite differences."""
+    """Second derivatives by forward mode over backward equal finite differences, in every third case."""
     _differentiate(
-        subject, lambda f, inputs, fast: gradgradcheck(f, inputs, fast_mode=fast, check_fwd_over_rev=True), every=4
+        subject, lambda f, inputs, fast: gradgradcheck(f, inputs, fast_mode=fast, check_fwd_over_rev=True), every=3
     )
 
 

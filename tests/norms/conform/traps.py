@@ -1,16 +1,18 @@
 """What a norm gets wrong while all of PyTorch's own cases pass."""
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from src.norms import refuse_unsynchronized
 from src.norms.padding import ReadsPaddingMask
 from tests.norms.conform.cases import Case
-from tests.norms.conform.check import check, has_reference, is_drop_in, tracks
+from tests.norms.conform.check import check, has_reference, tracks
 from tests.norms.conform.databases import CONSTRUCTION_ERROR, module_info
 from tests.norms.conform.numbers import assert_equal, assert_precise, run
 from tests.norms.conform.subjects import Subject
@@ -67,12 +69,10 @@ def half_statistics_in_float32(subject: Subject) -> None:
         assert_precise(subject, long, True, dtype, dtype)
 
 
-@check(has_reference)
+@check(lambda subject: has_reference(subject) and "RMSNorm" not in subject.name)
 def offset_data(subject: Subject) -> None:
     """Mean 1e4 and spread 1 in float32: two passes or Welford keep what E[x^2] - E[x]^2 loses."""
     case = plain(subject)
-    if "RMSNorm" in subject.name:
-        return  # it does not subtract a mean
     offset = (case.input + 1e4).float().double()
     exact, single = case.build(subject.reference(), torch.float64), case.build(subject.ours, torch.float32)
     truth, found = run(exact, offset, torch.float32), run(single, offset.float(), torch.float32)
@@ -99,7 +99,7 @@ def offset_statistics(subject: Subject) -> None:
     torch.testing.assert_close(single.running_var.double(), exact.running_var, rtol=1e-3, atol=0.0)
 
 
-@check(tracks)
+@check(is_batch_norm)
 def biased_normalizes_unbiased_is_tracked(subject: Subject) -> None:
     """The batch is divided by its biased deviation; the running variance follows the unbiased variance."""
     x = torch.tensor([[0.0], [2.0]], dtype=torch.float64).repeat(1, 64).reshape(2, 64, 1)
@@ -136,13 +136,13 @@ def cumulative_momentum(subject: Subject) -> None:
 def tracking_toggled_off(subject: Subject) -> None:
     """`track_running_stats=False` set after construction does what it does to torch's layer."""
     for training in (True, False):
-        case = plain(subject)
+        case = plain(subject, **({"track_running_stats": True} if subject.is_drop_in else {}))
         ours, theirs = pair(subject, case)
         for layer in (ours, theirs):
             layer.track_running_stats = False  # type: ignore[assignment]
             layer.train(training)
         assert_equal(ours(case.input), theirs(case.input), "output")
-        assert_equal(ours.state_dict(), theirs.state_dict(), "buffers", 0)
+        assert_equal(ours.state_dict(), theirs.state_dict(), "buffers")
 
 
 @check(is_drop_in_batch_norm)
@@ -179,12 +179,10 @@ def one_value_in_each_mean(subject: Subject) -> None:
         assert found == expected, f"training={training}: {found} where torch has {expected}"
 
 
-@check(has_reference)
+@check(lambda subject: has_reference(subject) and (subject.is_drop_in or "InstanceNorm" not in subject.name))
 def empty_batch(subject: Subject) -> None:
     """A batch of no samples keeps its shape and the statistics, and gives zero parameter gradients."""
     case = plain(subject)
-    if subject.name.startswith("InstanceNorm") and not subject.is_drop_in:
-        return
     for training in (True, False):
         layer = case.build(subject.ours, torch.float64, training)
         before = {key: value.clone() for key, value in layer.state_dict().items()}
@@ -216,6 +214,13 @@ def buffers_in_place(subject: Subject) -> None:
 def counts_without_gradients(subject: Subject) -> None:
     """`num_batches_tracked` and the statistics move under `no_grad` and `inference_mode`, too; eval moves nothing."""
     case = plain(subject)
+    for number, context in enumerate((torch.no_grad, torch.inference_mode)):
+        layer = case.build(subject.ours, torch.float64)
+        before = {key: value.clone() for key, value in layer.state_dict().items()}
+        with context():
+            layer(case.input)
+        moved = {key for key, value in layer.state_dict().items() if not torch.equal(value, before[key])}
+        assert moved == {"running_mean", "running_var", "num_batches_tracked"}, f"{number}: {moved}"
     layer = case.build(subject.ours, torch.float64)
     with torch.no_grad():
         layer(case.input)
@@ -244,18 +249,16 @@ def errors(subject: Subject) -> None:
         for name, value in wrong.items():
             ours, theirs = (layer.train(training) for layer in pair(subject, case, torch.float32))
             found, expected = error_of(lambda: ours(value)), error_of(lambda: theirs(value))  # noqa: B023
-            if subject.is_drop_in and subject.name != "RMSNorm":
+            if subject.is_drop_in:
                 assert found == expected, f"{name}: {found} where torch has {expected}"
-            else:  # the families' layers are told apart by their own words
+            else:  # the families' layers have words of their own
                 assert (found is None) == (expected is None), f"{name}: {found} where torch has {expected}"
 
 
-@check(is_drop_in)
+@check(lambda subject: subject.is_drop_in and module_info(subject.name).module_error_inputs_func is not None)
 def errors_of_the_database(subject: Subject) -> None:
     """The error cases of PyTorch's module database raise the same type and message."""
     info = module_info(subject.name)
-    if info.module_error_inputs_func is None:
-        return
     for found in info.module_error_inputs_func(info, "cpu", torch.float32, requires_grad=False, training=True):
         made, given = found.module_error_input.constructor_input, found.module_error_input.forward_input
 
@@ -436,7 +439,6 @@ def saved_ratio(layer: nn.Module, x: Tensor) -> float:
 @check(has_reference)
 def saved_bytes(subject: Subject) -> None:
     """What is kept for the backward pass is what torch's keeps, within 0.05 of the input's bytes."""
-    case = plain(subject)
     sizes = {"1d": (16, 64, 64), "2d": (16, 64, 8, 8), "3d": (8, 64, 4, 4, 4)}
     if subject.is_drop_in:
         shape = sizes.get(subject.name[-2:], (16, 64, 256) if "Group" not in subject.name else (16, 64, 8, 8))
@@ -454,3 +456,68 @@ def saved_bytes(subject: Subject) -> None:
                 for make in (subject.ours, subject.reference())
             )
             assert ours <= theirs + 0.05, f"{dtype}, training={training}: {ours:.2f} where torch keeps {theirs:.2f}"
+
+
+@check(is_batch_norm)
+def eval_then_training(subject: Subject) -> None:
+    """One loss over a pass in eval and a later one in training: the first is differentiated by what it has used."""
+    case = plain(subject)
+    layer, alone = (case.build(subject.ours, torch.float64, training=False) for _ in range(2))
+    x = case.input.clone().requires_grad_()
+    y = layer(x)
+    layer.train()(case.input + 1)
+    (dx,) = torch.autograd.grad(y.sin().sum(), x)
+    assert_equal(dx, torch.autograd.grad(alone(x).sin().sum(), x)[0], "the gradient of the pass in eval")
+
+
+@check()
+def batched_gradients(subject: Subject) -> None:
+    """Many gradients at once (`is_grads_batched`) are those that one after the other gives, in any memory format."""
+    case = plain(subject)
+    inputs = [case.input]
+    if case.input.ndim == 4:
+        inputs.append(case.input.contiguous(memory_format=torch.channels_last))
+    for training in (True, False):
+        layer = case.build(subject.ours, torch.float64, training)
+        for x in inputs:
+            x = x.detach().requires_grad_()
+            y = layer(x)
+            given = torch.stack([y.detach().sin().contiguous(), y.detach().cos().contiguous()])
+            (together,) = torch.autograd.grad(y, x, given, is_grads_batched=True, retain_graph=True)
+            single = [torch.autograd.grad(y, x, dy, retain_graph=True)[0] for dy in given]
+            assert_equal(together, torch.stack(single), f"training={training}")
+
+
+@check(lambda subject: not subject.name.startswith("Identity"))
+def output_is_no_view(subject: Subject) -> None:
+    """What is done to the output in place is allowed wherever it is allowed after torch's layer."""
+    case = plain(subject)
+    layer = case.build(subject.ours, torch.float64)
+    with torch.no_grad():
+        y = layer(case.input)
+    y.mul_(torch.ones((), dtype=y.dtype, requires_grad=True))
+    layer(case.input).detach_()
+    layer(case.input.clone().requires_grad_()).relu_().sum().backward()
+
+
+@check()
+def is_checkpointed_selectively(subject: Subject) -> None:
+    """Selective activation checkpointing gives the gradients of a plain pass, whatever operations it keeps."""
+    aten = torch.ops.aten
+    for kept in ({aten.mul.Tensor}, {aten.view.default}, {aten.mean.dim, aten.sub.Tensor}):
+
+        def policy(context: Any, operation: Any, *args: Any, kept: Any = kept, **kwargs: Any) -> CheckpointPolicy:
+            return CheckpointPolicy.MUST_SAVE if operation in kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+        case = plain(subject)
+        found = []
+        for checkpointed in (True, False):
+            layers = [case.build(subject.ours, torch.float64) for _ in range(2)]
+            block = nn.Sequential(layers[0], nn.SiLU(), layers[1], nn.SiLU())
+            x = case.input.clone().requires_grad_()
+            contexts = partial(create_selective_checkpoint_contexts, policy)
+            y = checkpoint(block, x, use_reentrant=False, context_fn=contexts) if checkpointed else block(x)
+            y.sin().sum().backward()
+            gradients = {name: p.grad for name, p in block.named_parameters()}
+            found.append(({"x": x.grad, **gradients}, dict(block.named_buffers())))
+        assert_equal(*found, f"{kept}")
