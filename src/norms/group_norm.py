@@ -34,6 +34,8 @@ class GroupNorm(nn.GroupNorm):
         dims = tuple(range(dim + 1, groups.ndim))
         weight, bias = (self._split(vector, len(dims) - 1) for vector in (self.weight, self.bias))
         y, _ = standardize(groups, dims, self.eps, weight, bias)
+        if torch.jit.is_tracing():  # which would take the shape for a constant
+            return y.flatten(dim, dim + 1)
         return torch.ops.aten._unsafe_view(y, input.shape)  # torch's output is no view
 
     def _split(self, vector: Tensor | None, num_positions: int) -> Tensor | None:
