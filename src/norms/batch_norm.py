@@ -1,20 +1,13 @@
 """Batch normalization: each channel over the whole batch (Ioffe and Szegedy, 2015, arXiv 1502.03167)."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.norms.functional import (
-    Statistics,
-    broadcast_along,
-    check_dtypes,
-    dense,
-    follow,
-    is_recomputing,
-    normalize_by,
-    standardize,
-)
+from src.norms.functional import Statistics, broadcast_along, check_dtypes, dense, follow, is_recomputing
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
+from src.norms.standardize import normalize_by, standardize
 
 
 class BatchNorm(_BatchNorm):
@@ -47,27 +40,38 @@ class BatchNorm(_BatchNorm):
     @leaf
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        use_batch = self.training or (self.running_mean is None and self.running_var is None)
+        weight, bias, running_mean, running_var = self.weight, self.bias, self.running_mean, self.running_var
+        use_batch = self.training or (running_mean is None and running_var is None)
         follows = self.training and self.track_running_stats
         input = dense(input)
-        self._check(input, use_batch, read_running=follows or not self.training)
+        if self.training and not follows:
+            self._check(input, use_batch, weight, bias)
+        else:
+            self._check(input, use_batch, weight, bias, running_mean, running_var)
 
-        weight = broadcast_along(self.weight, input, self.channel_dim)
-        bias = broadcast_along(self.bias, input, self.channel_dim)
+        scale = broadcast_along(weight, input, self.channel_dim)
+        shift = broadcast_along(bias, input, self.channel_dim)
         if use_batch:
             dims = tuple(dim for dim in range(input.ndim) if dim != self.channel_dim % input.ndim)
-            y, batch = standardize(input, dims, self.eps, weight, bias, self.mask_for(input))
+            y, batch = standardize(input, dims, self.eps, scale, shift, self.mask_for(input))
             if follows:
                 self._follow(batch)
-        else:
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            mean = broadcast_along(self.running_mean, input, self.channel_dim)
-            var = broadcast_along(self.running_var, input, self.channel_dim)
-            y = normalize_by(Statistics(mean, var), input, self.eps, weight, bias)
-        return y
+            return y
+        assert running_mean is not None
+        assert running_var is not None
+        mean = broadcast_along(running_mean, input, self.channel_dim)
+        var = broadcast_along(running_var, input, self.channel_dim)
+        return normalize_by(Statistics(mean, var), input, self.eps, scale, shift)
 
-    def _check(self, x: Tensor, use_batch: bool, read_running: bool) -> None:
+    def _check(
+        self,
+        x: Tensor,
+        use_batch: bool,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+    ) -> None:
         """Raise torch's errors."""
         num_channels = x.shape[self.channel_dim]
         if use_batch and x.numel() == num_channels:
@@ -76,27 +80,31 @@ class BatchNorm(_BatchNorm):
             raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
         if self.eps < 0:
             raise ValueError(f"batch_norm eps must be non-negative, but got {self.eps}")
-        running = {"running_mean": self.running_mean, "running_var": self.running_var} if read_running else {}
-        for name, vector in {**running, "weight": self.weight, "bias": self.bias}.items():
+        vectors = (running_mean, running_var, weight, bias)
+        for name, vector in zip(("running_mean", "running_var", "weight", "bias"), vectors, strict=True):
             if vector is not None and vector.numel() != num_channels:
                 raise RuntimeError(f"{name} should contain {num_channels} elements not {vector.numel()}")
-        check_dtypes(x, self.weight, self.bias, *running.values())
+        check_dtypes(x, *vectors)
 
+    @torch.no_grad()
     def _follow(self, batch: Statistics) -> None:
+        running_mean, running_var, num_batches_tracked = self.running_mean, self.running_var, self.num_batches_tracked
         factor: float | Tensor = 0.0 if self.momentum is None else self.momentum
-        if self.num_batches_tracked is not None:
+        if num_batches_tracked is not None:
             if not is_recomputing():
-                self.num_batches_tracked.add_(1)
+                num_batches_tracked.add_(1)
             if self.momentum is None:
-                factor = 1 / self.num_batches_tracked.to(batch.var.dtype)
+                factor = 1 / num_batches_tracked.to(batch.var.dtype)
         count = batch.num_values
         if isinstance(count, Tensor):
             factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch of padding alone moves nothing
         elif count == 0:
             return
         assert batch.mean is not None
-        follow(self.running_mean, batch.mean.flatten(), factor)
-        follow(self.running_var, batch.unbiased_var().flatten(), factor)
+        if running_mean is not None:
+            follow(running_mean, batch.mean.flatten(), factor)
+        if running_var is not None:
+            follow(running_var, batch.unbiased_var().flatten(), factor)
 
 
 class BatchNorm1d(BatchNorm, nn.BatchNorm1d):

@@ -1,7 +1,6 @@
 """The mathematics of every norm, once: take statistics over some dimensions, then normalize with them.
 
-`statistics` and `normalize` are the formula. Layers call `standardize`, which is both, and `normalize_by`, which takes
-given statistics: their backward pass is written out by hand and keeps the input where autograd would keep each step.
+`statistics` and `normalize` are the formula. Layers call what `standardize.py` makes of it.
 
 A norm is a choice of the dimensions that are reduced:
 
@@ -18,11 +17,10 @@ since E[x^2] - E[x]^2 cancels to garbage where the mean is large against the spr
 the scale is applied, for the same reason.
 """
 
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 
 class Statistics(NamedTuple):
@@ -34,8 +32,9 @@ class Statistics(NamedTuple):
 
     def unbiased_var(self) -> Tensor:
         """The variance divided by count - 1, which running statistics track."""
-        spare = self.num_values - 1
-        return self.var * self.num_values / (spare.clamp(min=1) if isinstance(spare, Tensor) else spare)
+        if isinstance(self.num_values, Tensor):
+            return self.var * self.num_values / (self.num_values - 1).clamp(min=1)
+        return self.var * (self.num_values / (self.num_values - 1))
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -95,119 +94,6 @@ def normalize(
     return y.to(x.dtype)
 
 
-def normalize_by(
-    found: Statistics, x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """`normalize` `x` by statistics that do not depend on it, such as running ones."""
-    if _formula_needed(x, weight, bias, found.mean, found.var):
-        return normalize(x, found.mean, found.var, eps, weight, bias)
-    y: Tensor = _Normalize.apply(x, weight, bias, None, (), eps, False, found)[0]
-    return y
-
-
-def standardize(
-    x: Tensor,
-    dims: tuple[int, ...],
-    eps: float,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-    about_zero: bool = False,
-) -> tuple[Tensor, Statistics]:
-    """`normalize` `x` by its own `statistics` over `dims`, which are returned, too; arguments as there."""
-    if _formula_needed(x, weight, bias):
-        found = statistics(x, dims, mask, about_zero)
-        return normalize(x, found.mean, found.var, eps, weight, bias), found
-    y, *parts = _Normalize.apply(x, weight, bias, mask, dims, eps, about_zero, None)
-    return y, Statistics(*parts)
-
-
-def _formula_needed(*tensors: Tensor | None) -> bool:
-    """Whether who differentiates or transforms a norm has to see its formula instead of a hand-written function.
-
-    torch.compile fuses the formula better than a function of ours; tracing, vmap and forward-mode differentiation
-    need its steps.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
-    )
-
-
-class _Normalize(torch.autograd.Function):
-    """Normalization with the derivative written out by hand: it keeps the input, the weight and the statistics.
-
-    With g = dy * weight, r = 1 / sqrt(var + eps) and the sums over the reduced dimensions of n values:
-
-        dx = r * (g - (sum(g) + (x - mean) * r^2 * sum(g * (x - mean))) / n)
-
-    The term of n is how x acts through the statistics: it reaches only the values that went into them, has no sum(g)
-    about zero, and is absent where the statistics are given.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mask: Tensor | None,
-        dims: tuple[int, ...],
-        eps: float,
-        about_zero: bool,
-        given: Statistics | None,
-    ) -> tuple[Tensor | int | None, ...]:
-        found = given or statistics(x, dims, mask, about_zero)
-        mean, var, _ = found
-        if given and any(ctx.needs_input_grad):  # running statistics may have moved on when the backward pass comes
-            mean, var = None if mean is None else mean.clone(), var.clone()
-        ctx.save_for_backward(x, weight, mask, mean, var)
-        ctx.dims, ctx.eps, ctx.about_zero, ctx.given = dims, eps, about_zero, given is not None
-        ctx.bias_like = None if bias is None else (bias.shape, bias.dtype)
-        y = normalize(x, mean, var, eps, weight, bias)
-        if given:
-            return (y,)
-        ctx.mark_non_differentiable(*(part for part in found if isinstance(part, Tensor)))
-        ctx.set_materialize_grads(False)
-        return y, *found
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *no_gradients: None) -> tuple[Tensor | None, ...]:
-        if dy is None:
-            return (None,) * 8
-        x, weight, mask, mean, var = ctx.saved_tensors
-        if torch.is_grad_enabled() and not ctx.given:  # a second derivative goes through the statistics, too
-            mean, var, _ = statistics(x, ctx.dims, mask, ctx.about_zero)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dtype = computing_dtype(x.dtype)
-        # So that dx lies as x does; an addition, since batched gradients cannot be copied into a tensor.
-        dy = dy.to(dtype) if dy.stride() == x.stride() else torch.zeros_like(x, dtype=dtype) + dy
-        deviation = x.to(dtype) if mean is None else x.to(dtype) - mean
-        scale = torch.rsqrt(var + ctx.eps)
-
-        dx = dweight = dbias = None
-        if needs_bias:
-            shape, bias_dtype = ctx.bias_like
-            dbias = dy.sum_to_size(shape).to(bias_dtype)
-        if needs_weight:
-            dweight = (dy * (deviation * scale)).sum_to_size(weight.shape).to(weight.dtype)
-        if needs_x:
-            g = dy if weight is None else dy * weight
-            if not ctx.given:
-                through = deviation * (scale.square() * (g * deviation).sum(ctx.dims, keepdim=True))
-                if mean is not None:
-                    through = through + g.sum(ctx.dims, keepdim=True)
-                if mask is None:
-                    through = through / (x.numel() / max(var.numel(), 1))
-                else:
-                    through = through.masked_fill(~mask, 0) / mask.sum(ctx.dims, keepdim=True).clamp(min=1)
-                g = g - through
-            dx = (scale * g).to(x.dtype)
-        return dx, dweight, dbias, None, None, None, None, None
-
-
 def dense(x: Tensor) -> Tensor:
     """`x` if it is contiguous or channels last, else a contiguous copy; outputs and gradients then lie as it does."""
     if x.is_contiguous() or torch._C._are_functorch_transforms_active():  # vmap knows no memory format
@@ -244,13 +130,11 @@ def is_recomputing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-@torch.no_grad()
-def follow(running: Tensor | None, batch: Tensor, factor: float | Tensor) -> None:
+def follow(running: Tensor, batch: Tensor, factor: float | Tensor) -> None:
     """Move a running statistic towards a batch's, in place: `running += factor * (batch - running)`.
 
     A pass that is repeated computes the same and writes nothing: selective checkpointing counts operations.
     """
-    if running is not None:
-        moved = running.to(batch.dtype).lerp(batch, factor)
-        if not is_recomputing():
-            running.copy_(moved)
+    moved = running.to(batch.dtype).lerp(batch, factor)
+    if not is_recomputing():
+        running.copy_(moved)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, check_dtypes, dense, standardize
+from src.norms.functional import autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
+from src.norms.standardize import standardize
 
 
 class GroupNorm(nn.GroupNorm):

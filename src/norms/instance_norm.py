@@ -3,19 +3,14 @@
 import math
 import warnings
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms.functional import (
-    Statistics,
-    broadcast_along,
-    check_dtypes,
-    follow,
-    normalize_by,
-    standardize,
-)
+from src.norms.functional import Statistics, broadcast_along, check_dtypes, follow
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
+from src.norms.standardize import normalize_by, standardize
 
 
 class InstanceNorm(_InstanceNorm):
@@ -87,11 +82,13 @@ class InstanceNorm(_InstanceNorm):
             stacklevel=3,
         )
 
+    @torch.no_grad()
     def _follow(self, sample: Statistics) -> None:
         momentum = 0.0 if self.momentum is None else self.momentum
         assert sample.mean is not None
         for running, value in (self.running_mean, sample.mean), (self.running_var, sample.unbiased_var()):
-            follow(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
+            if running is not None:
+                follow(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
 
 
 class InstanceNorm1d(InstanceNorm, nn.InstanceNorm1d):

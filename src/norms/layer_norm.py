@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, broadcast_along, check_dtypes, dense, standardize
+from src.norms.functional import autocast_to_float32, broadcast_along, check_dtypes, dense
 from src.norms.leaf import leaf
+from src.norms.standardize import standardize
 
 
 class LayerNorm(nn.LayerNorm):

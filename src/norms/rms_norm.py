@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, broadcast_along, computing_dtype, dense, standardize
+from src.norms.functional import autocast_to_float32, broadcast_along, computing_dtype, dense
 from src.norms.layer_norm import check_normalized_shape, check_parameter_shapes
 from src.norms.leaf import leaf
+from src.norms.standardize import standardize
 
 
 class RMSNorm(nn.RMSNorm):

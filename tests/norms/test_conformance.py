@@ -3,10 +3,15 @@
 import pytest
 
 from src.norms import NORMS
+from src.norms.kernels.setting import use_kernels
 from tests.norms.capabilities import TABLE, passes, table
 from tests.norms.conform import CHECKS, Check, Subject, subjects
 
 ALL = subjects(name for name in NORMS if not name.startswith("Torch"))
+OF_KERNELS = (
+    *("precision_in_float32", "precision_in_bfloat16", "mixed_precision", "output_dtype", "half_statistics_in_float32"),
+    *("offset_data", "offset_statistics", "saved_bytes"),
+)
 RESULTS: dict[tuple[str, str], bool | None] = {}
 
 
@@ -23,6 +28,15 @@ def test_conforms(subject: Subject, check: Check) -> None:
     RESULTS[subject.name, check.name] = False
     check.run(subject)
     RESULTS[subject.name, check.name] = True
+
+
+@pytest.mark.parametrize("subject", ALL, ids=lambda subject: subject.name)
+def test_the_formula_conforms(subject: Subject) -> None:
+    """What kernels compute, in float32 and bfloat16, the formula computes as well where there are none."""
+    with use_kernels(False):
+        for name in OF_KERNELS:
+            if CHECKS[name].applies(subject):
+                CHECKS[name].run(subject)
 
 
 def test_the_table_says_what_was_found() -> None:

@@ -119,7 +119,7 @@ MUTANTS = [
     # Gradients.
     Mutant(
         "the statistics count as constants in the backward pass",
-        "functional.py",
+        "standardize.py",
         "                g = g - through\n",
         "",
         "BatchNorm2d",
@@ -127,7 +127,7 @@ MUTANTS = [
     ),
     Mutant(
         "the backward pass forgets how x acts through the mean",
-        "functional.py",
+        "standardize.py",
         "through = through + g.sum(ctx.dims, keepdim=True)",
         "through = through + 0",
         "LayerNorm",
@@ -135,7 +135,7 @@ MUTANTS = [
     ),
     Mutant(
         "second derivatives do not go through the statistics",
-        "functional.py",
+        "standardize.py",
         "if torch.is_grad_enabled() and not ctx.given:",
         "if False:",
         "BatchNorm2d",
@@ -143,7 +143,7 @@ MUTANTS = [
     ),
     Mutant(
         "forward-mode derivatives are not seen",
-        "functional.py",
+        "standardize.py",
         "forward_ad.unpack_dual(t).tangent is not None for t in tensors",
         "False for t in tensors",
         "LayerNorm",
@@ -151,7 +151,7 @@ MUTANTS = [
     ),
     Mutant(
         "in eval the gradient still goes through batch statistics",
-        "functional.py",
+        "standardize.py",
         "            if not ctx.given:\n",
         "            if True:\n",
         "BatchNorm2d",
@@ -159,7 +159,7 @@ MUTANTS = [
     ),
     Mutant(
         "the weight's gradient is that of a unit variance",
-        "functional.py",
+        "standardize.py",
         "dweight = (dy * (deviation * scale))",
         "dweight = (dy * deviation)",
         "GroupNorm",
@@ -167,7 +167,7 @@ MUTANTS = [
     ),
     Mutant(
         "autograd keeps every step of the formula",
-        "functional.py",
+        "standardize.py",
         "        torch.compiler.is_compiling()\n",
         "        True\n",
         "BatchNorm2d",
@@ -185,7 +185,7 @@ MUTANTS = [
     Mutant(
         "eval uses the batch's statistics",
         "batch_norm.py",
-        "use_batch = self.training or (self.running_mean is None and self.running_var is None)",
+        "use_batch = self.training or (running_mean is None and running_var is None)",
         "use_batch = True",
         "BatchNorm2d",
         "outputs",
@@ -216,7 +216,7 @@ MUTANTS = [
     ),
     Mutant(
         "running statistics are kept for the backward pass as they lie",
-        "functional.py",
+        "standardize.py",
         "if given and any(ctx.needs_input_grad):",
         "if False:",
         "BatchNorm2d",
@@ -224,9 +224,9 @@ MUTANTS = [
     ),
     Mutant(
         "batched gradients are copied into a tensor",
-        "functional.py",
-        "torch.zeros_like(x, dtype=dtype) + dy",
-        "torch.empty_like(x, dtype=dtype).copy_(dy)",
+        "standardize.py",
+        "torch.zeros_like(x) + dy",
+        "torch.empty_like(x).copy_(dy)",
         "BatchNorm2d",
         "batched_gradients",
     ),
@@ -257,7 +257,7 @@ MUTANTS = [
     Mutant(
         "momentum None is the default momentum",
         "batch_norm.py",
-        "factor = 1 / self.num_batches_tracked.to(batch.var.dtype)",
+        "factor = 1 / num_batches_tracked.to(batch.var.dtype)",
         "factor = 0.1",
         "BatchNorm3d",
         "cumulative_momentum",
@@ -265,32 +265,32 @@ MUTANTS = [
     Mutant(
         "buffers are bound anew",
         "batch_norm.py",
-        "        follow(self.running_mean, batch.mean.flatten(), factor)\n",
-        "        self.running_mean = self.running_mean.lerp(batch.mean.flatten().detach(), factor)\n",
+        "            follow(running_mean, batch.mean.flatten(), factor)\n",
+        "            self.running_mean = running_mean.lerp(batch.mean.flatten(), factor)\n",
         "BatchNorm2d",
         "buffers_in_place",
     ),
     Mutant(
         "the running statistics carry a gradient",
-        "functional.py",
-        "@torch.no_grad()\ndef follow",
-        "def follow",
+        "batch_norm.py",
+        "    @torch.no_grad()\n    def _follow",
+        "    def _follow",
         "BatchNorm2d",
         "compiles_whole",
     ),
     Mutant(
         "batches are not counted",
         "batch_norm.py",
-        "self.num_batches_tracked.add_(1)",
-        "self.num_batches_tracked.add_(0)",
+        "num_batches_tracked.add_(1)",
+        "num_batches_tracked.add_(0)",
         "BatchNorm2d",
         "counts_without_gradients",
     ),
     Mutant(
         "batches are counted only where gradients are on",
         "batch_norm.py",
-        "        if self.num_batches_tracked is not None:\n",
-        "        if self.num_batches_tracked is not None and __import__('torch').is_grad_enabled():\n",
+        "        if num_batches_tracked is not None:\n",
+        "        if num_batches_tracked is not None and __import__('torch').is_grad_enabled():\n",
         "BatchNorm2d",
         "counts_without_gradients",
     ),
@@ -305,8 +305,8 @@ MUTANTS = [
     Mutant(
         "padding is in the statistics",
         "batch_norm.py",
-        "weight, bias, self.mask_for(input))",
-        "weight, bias, None)",
+        "scale, shift, self.mask_for(input))",
+        "scale, shift, None)",
         "BatchNorm (..., D)",
         "padding",
     ),
@@ -320,7 +320,7 @@ MUTANTS = [
     ),
     Mutant(
         "a gradient reaches padding",
-        "functional.py",
+        "standardize.py",
         "through = through.masked_fill(~mask, 0) /",
         "through = through /",
         "BatchNorm (..., D)",
@@ -415,17 +415,20 @@ MUTANTS = [
 def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
     """A copy of `src.norms` under a name of its own, with the mutant's edit."""
     name = f"norms_copy_{next(COPIES)}"  # the compiler knows modules by name
-    (folder / name).mkdir()
-    for file in SOURCE.glob("*.py"):
+    for file in (*SOURCE.rglob("*.py"), *SOURCE.rglob("*.cpp")):
         text = file.read_text()
         if mutant is not None and file.name == mutant.file:
             assert mutant.old in text, f"{mutant.wrong}: {mutant.file} no longer holds {mutant.old!r}"
             text = text.replace(mutant.old, mutant.new)
         text = text.replace("src.norms.padding", "\0").replace("src.norms", name).replace("\0", "src.norms.padding")
-        (folder / name / file.name).write_text(text)
+        copy = folder / name / file.relative_to(SOURCE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(text)
     sys.path.insert(0, str(folder))
     try:
-        yield importlib.import_module(name)
+        package = importlib.import_module(name)
+        with importlib.import_module(f"{name}.kernels.setting").use_kernels(False):  # what is edited is the formula
+            yield package
     finally:
         sys.path.remove(str(folder))
         for module in [key for key in sys.modules if key.split(".")[0] == name]:

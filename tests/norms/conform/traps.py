@@ -1,6 +1,7 @@
 """What a norm gets wrong while all of PyTorch's own cases pass."""
 
 import re
+import warnings
 from functools import partial
 from typing import Any
 
@@ -248,7 +249,9 @@ def errors(subject: Subject) -> None:
     for training in (True, False):
         for name, value in wrong.items():
             ours, theirs = (layer.train(training) for layer in pair(subject, case, torch.float32))
-            found, expected = error_of(lambda: ours(value)), error_of(lambda: theirs(value))  # noqa: B023
+            with warnings.catch_warnings():  # torch's RMSNorm says that it falls back from its fused form
+                warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
+                found, expected = error_of(lambda: ours(value)), error_of(lambda: theirs(value))  # noqa: B023
             if subject.is_drop_in:
                 assert found == expected, f"{name}: {found} where torch has {expected}"
             else:  # the families' layers have words of their own

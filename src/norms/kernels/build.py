@@ -1,0 +1,86 @@
+"""The CPU kernels' library: compiled once for this processor, kept in the user's cache."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch  # noqa: F401 (its OpenMP threads are the ones that the library shall share)
+
+SOURCE = Path(__file__).with_name("normalize.cpp")
+# What may not be assumed, as -ffast-math does, is that there are no NaNs.
+FLAGS = (
+    *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"),
+)
+
+log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning-norms"
+
+
+def processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+def compiler() -> str | None:
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    return next((path for path in map(shutil.which, filter(None, names)) if path), None)
+
+
+def build() -> Path:
+    """The compiled library; compiles it if the cache has none for this source, these flags and this processor.
+
+    Raises:
+        OSError: there is no compiler, the cache cannot be written, or the compiler fails.
+    """
+    program = compiler()
+    if program is None:
+        raise OSError("no C++ compiler was found")
+    depends_on = "\n".join((SOURCE.read_text(), *FLAGS, program, processor()))
+    library = cache_folder() / f"normalize-{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}.so"
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        made = Path(folder) / library.name
+        done = subprocess.run([program, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, text=True)
+        if done.returncode:
+            raise OSError(f"{program} failed: {done.stderr.strip()[-500:]}")
+        made.replace(library)  # of several processes that build at once, the last one's stays: they are the same
+    return library
+
+
+@cache
+def load() -> ctypes.CDLL | None:
+    """The library, or None where it cannot be had: the formula then serves, and a log line says why."""
+    try:
+        library = ctypes.CDLL(str(build()))
+    except OSError as error:
+        log.warning("Norms run on torch's operations, slower than they could: %s", error)
+        return None
+    pointers, sizes = [ctypes.c_void_p], [ctypes.c_int64]
+    real, flag = [ctypes.c_double], [ctypes.c_int]
+    for dtype in ("float32", "bfloat16"):
+        for name, tail in {
+            "channels": sizes * 3 + real + flag,
+            "columns": sizes * 2 + real + flag + sizes,
+            "runs": sizes * 4 + real + flag + sizes,
+        }.items():
+            forward, backward = (getattr(library, f"{name}_{way}_{dtype}") for way in ("forward", "backward"))
+            forward.restype = backward.restype = None
+            forward.argtypes, backward.argtypes = pointers * 6 + tail, pointers * 8 + tail
+    return library

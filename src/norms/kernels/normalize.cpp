@@ -1,0 +1,675 @@
+// Normalization on CPU, forward and backward, for three ways in which the values of one mean lie in memory:
+//
+//   runs     (R, K, S)  all K * S values of a row r share a mean; the weight is per (r % G, k)
+//            LayerNorm, RMSNorm: S = 1, G = 1. GroupNorm: K channels of S positions. InstanceNorm: K = 1, G = C.
+//   channels (N, C, S)  BatchNorm, contiguous: a channel is N runs of S values
+//   columns  (M, C)     BatchNorm, channels last or (N, C): a channel is a column
+//
+// Each mean's values are swept while they are in the cache: once for the mean, once for the squared deviations from it,
+// once to write. The mean is rounded to float; the sum of the deviations tells by how much it is off (`rest`), and both
+// passes take that out again, so that data far from zero keep their digits. Long sums are floats over a block of values,
+// added up in double.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float load(float value) { return value; }
+
+inline float load(bfloat16 value) { return __builtin_bit_cast(float, uint32_t(value.bits) << 16); }
+
+inline void store(float* to, float value) { *to = value; }
+
+inline void store(bfloat16* to, float value) {
+    uint32_t bits = __builtin_bit_cast(uint32_t, value);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    to->bits = uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);  // a NaN must not round to infinity
+}
+
+// Sixteen floats at once, whatever the registers of the processor: the compiler splits or joins them.
+typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t halfwords __attribute__((vector_size(32), aligned(2), may_alias));
+constexpr int64_t WIDTH = 16;
+
+inline floats load_many(const float* from) { return *reinterpret_cast<const floats*>(from); }
+
+inline floats load_many(const bfloat16* from) {
+    return (floats)(__builtin_convertvector(*reinterpret_cast<const halfwords*>(from), words) << 16);
+}
+
+inline void store_many(float* to, floats values) { *reinterpret_cast<floats*>(to) = values; }
+
+inline void store_many(bfloat16* to, floats values) {
+    words bits = (words)values;
+    words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    rounded = (bits & 0x7fffffff) > 0x7f800000 ? words{} + 0x7fc0 : rounded;
+    *reinterpret_cast<halfwords*>(to) = __builtin_convertvector(rounded, halfwords);
+}
+
+inline double total(floats values) {
+    double sum = 0;
+    for (int64_t k = 0; k < WIDTH; k++) sum += values[k];
+    return sum;
+}
+
+constexpr int64_t BLOCK = 128;              // vectors that are added up in float
+constexpr int64_t WORTH_THREADS = 1 << 15;  // values, below which starting threads costs more than they save
+
+// `NUM` sums over all values of `num_runs` runs of `size` values, `stride` apart. `add(sums, offset)` adds a vector,
+// `add_one(sums, offset)` a single value; the sums are floats for a while, then go into double.
+template <int NUM, class Add, class AddOne>
+void sum_runs(int64_t num_runs, int64_t stride, int64_t size, double* into, Add add, AddOne add_one) {
+    floats even[NUM] = {}, odd[NUM] = {};
+    int64_t whole = size / WIDTH * WIDTH, budget = BLOCK;
+    auto flush = [&] {
+        for (int k = 0; k < NUM; k++) {
+            into[k] += total(even[k] + odd[k]);
+            even[k] = odd[k] = floats{};
+        }
+        budget = BLOCK;
+    };
+    for (int64_t n = 0; n < num_runs; n++) {
+        int64_t start = n * stride, end = start + whole, i = start;
+        while (i < end) {
+            int64_t until = std::min(end, i + 2 * WIDTH * std::max<int64_t>(budget / 2, 1));
+            budget -= (until - i) / WIDTH;
+            for (; i + 2 * WIDTH <= until; i += 2 * WIDTH) {
+                add(even, i);
+                add(odd, i + WIDTH);
+            }
+            if (i < until) {
+                add(even, i);
+                i += WIDTH;
+            }
+            if (budget <= 0) flush();
+        }
+        for (; i < start + size; i++) add_one(into, i);
+    }
+    flush();
+}
+
+struct Moments {
+    double mean, var;
+};
+
+// Mean and biased variance of runs of values.
+template <class T>
+Moments moments(const T* x, int64_t num_runs, int64_t stride, int64_t size, bool about_zero) {
+    double count = double(num_runs) * double(size), mean = 0, both[2] = {};
+    if (!about_zero) {
+        sum_runs<1>(
+            num_runs, stride, size, &mean, [&](floats* sums, int64_t i) { sums[0] += load_many(x + i); },
+            [&](double* sums, int64_t i) { sums[0] += load(x[i]); });
+        mean /= count;
+    }
+    float center = float(mean);
+    sum_runs<2>(
+        num_runs, stride, size, both,
+        [&](floats* sums, int64_t i) {
+            floats deviation = load_many(x + i) - center;
+            sums[0] += deviation;
+            sums[1] += deviation * deviation;
+        },
+        [&](double* sums, int64_t i) {
+            float deviation = load(x[i]) - center;
+            sums[0] += deviation;
+            sums[1] += double(deviation) * deviation;
+        });
+    double first = both[0] / count, second = both[1] / count;
+    return about_zero ? Moments{0, second} : Moments{center + first, second - first * first};
+}
+
+template <class T>
+inline void scale_and_shift(const T* x, T* y, int64_t n, float center, float scale, float shift) {
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) store_many(y + i, (load_many(x + i) - center) * scale + shift);
+    for (; i < n; i++) store(y + i, (load(x[i]) - center) * scale + shift);
+}
+
+// The sums of a backward pass: of dy, of dy * (x - center), and of x - center.
+struct Sums {
+    double dy = 0, dyx = 0, x = 0;
+};
+
+template <class T>
+Sums backward_sums(const T* dy, const T* x, int64_t num_runs, int64_t stride, int64_t size, float center) {
+    double sums[3] = {};
+    sum_runs<3>(
+        num_runs, stride, size, sums,
+        [&](floats* sums, int64_t i) {
+            floats g = load_many(dy + i), deviation = load_many(x + i) - center;
+            sums[0] += g;
+            sums[1] += g * deviation;
+            sums[2] += deviation;
+        },
+        [&](double* sums, int64_t i) {
+            float g = load(dy[i]), deviation = load(x[i]) - center;
+            sums[0] += g;
+            sums[1] += double(g) * deviation;
+            sums[2] += deviation;
+        });
+    return Sums{sums[0], sums[1], sums[2]};
+}
+
+// dx = dy * by_dy + (x - center) * by_x + constant
+template <class T>
+inline void backward_run(const T* dy, const T* x, T* dx, int64_t n, float center, float by_dy, float by_x,
+                         float constant) {
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH)
+        store_many(dx + i, load_many(dy + i) * by_dy + (load_many(x + i) - center) * by_x + constant);
+    for (; i < n; i++) store(dx + i, load(dy[i]) * by_dy + (load(x[i]) - center) * by_x + constant);
+}
+
+inline float at(const float* values, int64_t i, float otherwise) { return values ? values[i] : otherwise; }
+
+// ---- channels ------------------------------------------------------------------------------------------------------
+
+// What a channel's values are multiplied by and added to, from its sums.
+struct Forward {
+    float center, scale, shift;
+
+    Forward(const Moments& found, double eps, float weight, float bias) : center(float(found.mean)) {
+        double by = weight / std::sqrt(found.var + eps);
+        scale = float(by);
+        shift = float(bias - (found.mean - center) * by);
+    }
+};
+
+struct Backward {
+    float by_dy, by_x, constant, dweight, dbias;
+
+    Backward(const Sums& sums, double count, double var, double eps, double weight, bool given) {
+        double r = 1 / std::sqrt(var + eps), rest = given ? 0 : sums.x / count, through = sums.dyx - rest * sums.dy;
+        double by = given ? 0 : -weight * r * r * r * through / count;
+        by_dy = float(weight * r);
+        by_x = float(by);
+        constant = given ? 0 : float(-weight * r * sums.dy / count - rest * by);
+        dweight = float(through * r);
+        dbias = float(sums.dy);
+    }
+};
+
+// Where runs are short, several channels are swept at once, as the columns of a matrix (N, C * S): a sweep then reads
+// stretches that the processor fetches ahead.
+constexpr int64_t SHORT = 256;    // values of a run
+constexpr int64_t STRETCH = 512;  // values of a sweep's row
+
+// `work(first channel, last channel)` for each group of channels.
+template <class Work>
+void for_groups_of_channels(int64_t N, int64_t C, int64_t S, Work work) {
+    int64_t group = std::max<int64_t>(1, STRETCH / S), groups = (C + group - 1) / group;
+#pragma omp parallel for schedule(static) if (N * C * S > WORTH_THREADS)
+    for (int64_t k = 0; k < groups; k++) work(k * group, std::min(C, (k + 1) * group));
+}
+
+// NUM sums for each of `width` columns of a matrix; `add(row)` adds a row to `block`, which goes into double now and then.
+template <int NUM, class Add>
+void sum_columns(int64_t rows, int64_t width, double* into, float* block, Add add) {
+    std::fill(into, into + NUM * width, 0.0);
+    for (int64_t start = 0; start < rows; start += BLOCK) {
+        std::fill(block, block + NUM * width, 0.0f);
+        for (int64_t n = start; n < std::min(rows, start + BLOCK); n++) add(n);
+#pragma omp simd
+        for (int64_t j = 0; j < NUM * width; j++) into[j] += block[j];
+    }
+}
+
+// The sum over the S columns of channel c.
+inline double fold(const double* columns, int64_t c, int64_t S) {
+    double sum = 0;
+    for (int64_t s = 0; s < S; s++) sum += columns[c * S + s];
+    return sum;
+}
+
+template <class T>
+void short_channels_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var,
+                            int64_t N, int64_t C, int64_t S, double eps, bool given) {
+    for_groups_of_channels(N, C, S, [=](int64_t first, int64_t last) {
+        int64_t width = (last - first) * S, stride = C * S;
+        const T* from = x + first * S;
+        T* to = y + first * S;
+        std::vector<double> sums(2 * width);
+        std::vector<float> floats(5 * width);
+        float *block = floats.data(), *center = block + 2 * width, *scale = center + width, *shift = scale + width;
+        double count = double(N) * double(S);
+        if (!given) {
+            sum_columns<1>(N, width, sums.data(), block, [=](int64_t n) {
+#pragma omp simd
+                for (int64_t j = 0; j < width; j++) block[j] += load(from[n * stride + j]);
+            });
+            for (int64_t c = 0; c < last - first; c++) {
+                mean[first + c] = float(fold(sums.data(), c, S) / count);
+                std::fill_n(center + c * S, S, mean[first + c]);
+            }
+            sum_columns<2>(N, width, sums.data(), block, [=](int64_t n) {
+#pragma omp simd
+                for (int64_t j = 0; j < width; j++) {
+                    float deviation = load(from[n * stride + j]) - center[j];
+                    block[j] += deviation;
+                    block[width + j] += deviation * deviation;
+                }
+            });
+        }
+        for (int64_t c = 0; c < last - first; c++) {
+            Moments found{mean[first + c], var[first + c]};
+            if (!given) {
+                double rest = fold(sums.data(), c, S) / count;
+                found = {mean[first + c] + rest, fold(sums.data() + width, c, S) / count - rest * rest};
+                mean[first + c] = float(found.mean);
+                var[first + c] = float(found.var);
+            }
+            Forward by(found, eps, at(weight, first + c, 1), at(bias, first + c, 0));
+            std::fill_n(center + c * S, S, by.center);
+            std::fill_n(scale + c * S, S, by.scale);
+            std::fill_n(shift + c * S, S, by.shift);
+        }
+        for (int64_t n = 0; n < N; n++)
+#pragma omp simd
+            for (int64_t j = 0; j < width; j++)
+                store(to + n * stride + j, (load(from[n * stride + j]) - center[j]) * scale[j] + shift[j]);
+    });
+}
+
+template <class T>
+void short_channels_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
+                             float* dweight, float* dbias, int64_t N, int64_t C, int64_t S, double eps, bool given) {
+    for_groups_of_channels(N, C, S, [=](int64_t first, int64_t last) {
+        int64_t width = (last - first) * S, stride = C * S;
+        const T *g = dy + first * S, *from = x + first * S;
+        std::vector<double> sums(3 * width);
+        std::vector<float> floats(7 * width);
+        float *block = floats.data(), *center = block + 3 * width, *by_dy = center + width, *by_x = by_dy + width,
+              *constant = by_x + width;
+        for (int64_t c = 0; c < last - first; c++) std::fill_n(center + c * S, S, mean[first + c]);
+        sum_columns<3>(N, width, sums.data(), block, [=](int64_t n) {
+#pragma omp simd
+            for (int64_t j = 0; j < width; j++) {
+                float gj = load(g[n * stride + j]), deviation = load(from[n * stride + j]) - center[j];
+                block[j] += gj;
+                block[width + j] += gj * deviation;
+                block[2 * width + j] += deviation;
+            }
+        });
+        for (int64_t c = 0; c < last - first; c++) {
+            Sums found{fold(sums.data(), c, S), fold(sums.data() + width, c, S), fold(sums.data() + 2 * width, c, S)};
+            Backward by(found, double(N) * double(S), var[first + c], eps, at(weight, first + c, 1), given);
+            dweight[first + c] = by.dweight;
+            dbias[first + c] = by.dbias;
+            std::fill_n(by_dy + c * S, S, by.by_dy);
+            std::fill_n(by_x + c * S, S, by.by_x);
+            std::fill_n(constant + c * S, S, by.constant);
+        }
+        if (!dx) return;
+        T* to = dx + first * S;
+        for (int64_t n = 0; n < N; n++)
+#pragma omp simd
+            for (int64_t j = 0; j < width; j++)
+                store(to + n * stride + j, load(g[n * stride + j]) * by_dy[j] +
+                                               (load(from[n * stride + j]) - center[j]) * by_x[j] + constant[j]);
+    });
+}
+
+template <class T>
+void channels_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t N,
+                      int64_t C, int64_t S, double eps, bool given) {
+    if (S < SHORT) return short_channels_forward(x, y, weight, bias, mean, var, N, C, S, eps, given);
+#pragma omp parallel for schedule(static) if (N * C * S > WORTH_THREADS)
+    for (int64_t c = 0; c < C; c++) {
+        Moments found = given ? Moments{mean[c], var[c]} : moments(x + c * S, N, C * S, S, false);
+        if (!given) {
+            mean[c] = float(found.mean);
+            var[c] = float(found.var);
+        }
+        Forward by(found, eps, at(weight, c, 1), at(bias, c, 0));
+        for (int64_t n = 0; n < N; n++) {
+            int64_t start = (n * C + c) * S;
+            scale_and_shift(x + start, y + start, S, by.center, by.scale, by.shift);
+        }
+    }
+}
+
+template <class T>
+void channels_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
+                       float* dweight, float* dbias, int64_t N, int64_t C, int64_t S, double eps, bool given) {
+    if (S < SHORT)
+        return short_channels_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, C, S, eps, given);
+#pragma omp parallel for schedule(static) if (N * C * S > WORTH_THREADS)
+    for (int64_t c = 0; c < C; c++) {
+        Sums sums = backward_sums(dy + c * S, x + c * S, N, C * S, S, mean[c]);
+        Backward by(sums, double(N) * double(S), var[c], eps, at(weight, c, 1), given);
+        dweight[c] = by.dweight;
+        dbias[c] = by.dbias;
+        if (!dx) continue;
+        for (int64_t n = 0; n < N; n++) {
+            int64_t start = (n * C + c) * S;
+            backward_run(dy + start, x + start, dx + start, S, mean[c], by.by_dy, by.by_x, by.constant);
+        }
+    }
+}
+
+// ---- columns -------------------------------------------------------------------------------------------------------
+
+constexpr int64_t COLUMN_BLOCK = 8192;  // values of a block of rows, which stay in the first-level cache
+
+// The rows are cut into as many parts as there are threads to help; `work(part, first row, last row)` does one.
+template <class Work>
+int64_t in_parts(int64_t rows, int64_t size, int64_t max_parts, Work work) {
+    int64_t parts = rows * size > WORTH_THREADS ? std::min(rows, max_parts) : 1;
+#pragma omp parallel for schedule(static) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) work(part, rows * part / parts, rows * (part + 1) / parts);
+    return parts;
+}
+
+// Mean and sum of squared deviations of each column, over rows; blocks are merged by Chan's formula.
+template <class T>
+void column_moments(const T* x, int64_t rows, int64_t C, double* mean, double* squares) {
+    std::vector<float> block(3 * C);
+    float *center = block.data(), *first = center + C, *second = first + C;
+    int64_t step = std::max<int64_t>(1, COLUMN_BLOCK / C), seen = 0;
+    std::fill(mean, mean + 2 * C, 0.0);
+    for (int64_t start = 0; start < rows; start += step) {
+        int64_t count = std::min(step, rows - start);
+        std::fill(first, first + 2 * C, 0.0f);
+        const T* from = x + start * C;
+        for (int64_t i = 0; i < count; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) first[c] += load(from[i * C + c]);
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            center[c] = first[c] / float(count);
+            first[c] = 0;
+        }
+        for (int64_t i = 0; i < count; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                float deviation = load(from[i * C + c]) - center[c];
+                first[c] += deviation;
+                second[c] += deviation * deviation;
+            }
+        double n = double(count), total = double(seen + count), share = n / total, both = double(seen) * share;
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) {
+            double rest = first[c] / n, delta = center[c] + rest - mean[c];
+            mean[c] += delta * share;
+            squares[c] += second[c] - rest * first[c] + delta * delta * both;
+        }
+        seen += count;
+    }
+}
+
+template <class T>
+void columns_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t M,
+                     int64_t C, double eps, bool given, int64_t threads) {
+    std::vector<float> coefficients(3 * C);
+    float *center = coefficients.data(), *scale = center + C, *shift = scale + C;
+    std::vector<double> found(2 * C * threads);
+    if (!given) {
+        int64_t parts = in_parts(M, C, threads, [&](int64_t part, int64_t first, int64_t last) {
+            double* own = found.data() + 2 * C * part;
+            column_moments(x + first * C, last - first, C, own, own + C);
+        });
+        double* total = found.data();
+        for (int64_t part = 1; part < parts; part++) {
+            double* own = found.data() + 2 * C * part;
+            double before = double(M * part / parts), n = double(M * (part + 1) / parts) - before;
+            for (int64_t c = 0; c < C; c++) {
+                double delta = own[c] - total[c];
+                total[c] += delta * n / (before + n);
+                total[C + c] += own[C + c] + delta * delta * before * n / (before + n);
+            }
+        }
+    }
+    for (int64_t c = 0; c < C; c++) {
+        Moments exact = given ? Moments{mean[c], var[c]} : Moments{found[c], found[C + c] / double(M)};
+        if (!given) {
+            mean[c] = float(exact.mean);
+            var[c] = float(exact.var);
+        }
+        Forward by(exact, eps, at(weight, c, 1), at(bias, c, 0));
+        center[c] = by.center;
+        scale[c] = by.scale;
+        shift[c] = by.shift;
+    }
+    in_parts(M, C, threads, [&](int64_t, int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++)
+                store(y + i * C + c, (load(x[i * C + c]) - center[c]) * scale[c] + shift[c]);
+    });
+}
+
+template <class T>
+void columns_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
+                      float* dweight, float* dbias, int64_t M, int64_t C, double eps, bool given, int64_t threads) {
+    std::vector<double> found(3 * C * threads);
+    int64_t step = std::max<int64_t>(1, COLUMN_BLOCK / C);
+    int64_t parts = in_parts(M, C, threads, [&](int64_t part, int64_t first, int64_t last) {
+        double* own = found.data() + 3 * C * part;
+        std::vector<float> block(3 * C);
+        float *sum_dy = block.data(), *sum_dyx = sum_dy + C, *sum_x = sum_dyx + C;
+        for (int64_t start = first; start < last; start += step) {
+            std::fill(block.begin(), block.end(), 0.0f);
+            for (int64_t i = start; i < std::min(last, start + step); i++)
+#pragma omp simd
+                for (int64_t c = 0; c < C; c++) {
+                    float g = load(dy[i * C + c]), deviation = load(x[i * C + c]) - mean[c];
+                    sum_dy[c] += g;
+                    sum_dyx[c] += g * deviation;
+                    sum_x[c] += deviation;
+                }
+#pragma omp simd
+            for (int64_t c = 0; c < 3 * C; c++) own[c] += block[c];
+        }
+    });
+    std::vector<float> coefficients(3 * C);
+    float *by_dy = coefficients.data(), *by_x = by_dy + C, *constant = by_x + C;
+    for (int64_t c = 0; c < C; c++) {
+        for (int64_t part = 1; part < parts; part++)
+            for (int64_t k = 0; k < 3; k++) found[k * C + c] += found[3 * C * part + k * C + c];
+        Sums sums{found[c], found[C + c], found[2 * C + c]};
+        Backward by(sums, double(M), var[c], eps, at(weight, c, 1), given);
+        dweight[c] = by.dweight;
+        dbias[c] = by.dbias;
+        by_dy[c] = by.by_dy;
+        by_x[c] = by.by_x;
+        constant[c] = by.constant;
+    }
+    if (!dx) return;
+    in_parts(M, C, threads, [&](int64_t, int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++)
+                store(dx + i * C + c,
+                      load(dy[i * C + c]) * by_dy[c] + (load(x[i * C + c]) - mean[c]) * by_x[c] + constant[c]);
+    });
+}
+
+// ---- runs ----------------------------------------------------------------------------------------------------------
+
+template <class T>
+void runs_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t R,
+                  int64_t K, int64_t S, int64_t G, double eps, bool about_zero) {
+#pragma omp parallel for schedule(static) if (R * K * S > WORTH_THREADS)
+    for (int64_t row = 0; row < R; row++) {
+        const T* from = x + row * K * S;
+        T* to = y + row * K * S;
+        Moments found = moments(from, 1, 0, K * S, about_zero);
+        if (!about_zero) mean[row] = float(found.mean);
+        var[row] = float(found.var);
+        float center = float(found.mean);
+        double scale = 1 / std::sqrt(found.var + eps), shift = -(found.mean - center) * scale;
+        const float* w = weight ? weight + row % G * K : nullptr;
+        const float* b = bias ? bias + row % G * K : nullptr;
+        if (S == 1) {
+            float by = float(scale), off = float(shift);
+            if (w && b) {
+#pragma omp simd
+                for (int64_t k = 0; k < K; k++) store(to + k, ((load(from[k]) - center) * by + off) * w[k] + b[k]);
+            } else if (w) {
+#pragma omp simd
+                for (int64_t k = 0; k < K; k++) store(to + k, ((load(from[k]) - center) * by + off) * w[k]);
+            } else {
+                scale_and_shift(from, to, K, center, by, off);
+                if (b)
+                    for (int64_t k = 0; k < K; k++) store(to + k, load(to[k]) + b[k]);
+            }
+        } else {
+            for (int64_t k = 0; k < K; k++)
+                scale_and_shift(from + k * S, to + k * S, S, center, float(scale * at(w, k, 1)),
+                                float(shift * at(w, k, 1) + at(b, k, 0)));
+        }
+    }
+}
+
+// `backward_sums` of one run of dy * weight.
+template <class T>
+Sums weighted_sums(const T* dy, const T* x, const float* weight, int64_t size, float center) {
+    double sums[3] = {};
+    sum_runs<3>(
+        1, 0, size, sums,
+        [&](floats* sums, int64_t i) {
+            floats g = load_many(dy + i) * load_many(weight + i), deviation = load_many(x + i) - center;
+            sums[0] += g;
+            sums[1] += g * deviation;
+            sums[2] += deviation;
+        },
+        [&](double* sums, int64_t i) {
+            float g = load(dy[i]) * weight[i], deviation = load(x[i]) - center;
+            sums[0] += g;
+            sums[1] += double(g) * deviation;
+            sums[2] += deviation;
+        });
+    return Sums{sums[0], sums[1], sums[2]};
+}
+
+constexpr int64_t ROWS_IN_FLOAT = 64;  // rows whose share of a weight's gradient is added up in float
+
+template <class T>
+void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
+                   float* dweight, float* dbias, int64_t R, int64_t K, int64_t S, int64_t G, double eps,
+                   bool about_zero, int64_t threads) {
+    int64_t P = G * K;  // parameters
+    std::vector<double> found(2 * P * threads);
+    int64_t parts = in_parts(R, K * S, threads, [&](int64_t part, int64_t first, int64_t last) {
+        double *own_weight = found.data() + 2 * P * part, *own_bias = own_weight + P;
+        std::vector<float> block(S == 1 ? 2 * P : 0);
+        std::vector<Sums> sums(S == 1 ? 0 : K);
+        float *block_weight = block.data(), *block_bias = block_weight + P;
+        for (int64_t row = first; row < last; row++) {
+            const T *g = dy + row * K * S, *from = x + row * K * S;
+            float center = about_zero ? 0 : mean[row];
+            double count = double(K * S), r = 1 / std::sqrt(double(var[row]) + eps);
+            const float* w = weight ? weight + row % G * K : nullptr;
+            double sum_g = 0, sum_gx = 0, sum_x = 0;
+            if (S == 1) {
+                Sums found = w ? weighted_sums(g, from, w, K, center) : backward_sums(g, from, 1, 0, K, center);
+                sum_g = found.dy, sum_gx = found.dyx, sum_x = found.x;
+            } else {
+                for (int64_t k = 0; k < K; k++) {
+                    sums[k] = backward_sums(g + k * S, from + k * S, 1, 0, S, center);
+                    sum_g += sums[k].dy * at(w, k, 1);
+                    sum_gx += sums[k].dyx * at(w, k, 1);
+                    sum_x += sums[k].x;
+                }
+                double rest = about_zero ? 0 : sum_x / count;
+                for (int64_t k = 0; k < K; k++) {
+                    own_weight[row % G * K + k] += (sums[k].dyx - rest * sums[k].dy) * r;
+                    own_bias[row % G * K + k] += sums[k].dy;
+                }
+            }
+            double rest = about_zero ? 0 : sum_x / count;
+            double by_x = -r * r * r * (sum_gx - rest * sum_g) / count;
+            double mean_g = about_zero ? 0 : sum_g / count;
+            if (S == 1) {
+                // The mean of g is taken off before r scales what is left: of a row of few values, that may be nothing.
+                float by = float(by_x), scale = float(r), minus = float(mean_g), off = float(-rest * by_x),
+                      shift = float(-rest * r);
+                float *to_weight = block_weight + row % G * K, *to_bias = block_bias + row % G * K;
+                if (dx) {
+                    T* to = dx + row * K;
+                    if (w) {
+#pragma omp simd
+                        for (int64_t k = 0; k < K; k++)
+                            store(to + k, (load(g[k]) * w[k] - minus) * scale + (load(from[k]) - center) * by + off);
+                    } else {
+#pragma omp simd
+                        for (int64_t k = 0; k < K; k++)
+                            store(to + k, (load(g[k]) - minus) * scale + (load(from[k]) - center) * by + off);
+                    }
+                }
+#pragma omp simd
+                for (int64_t k = 0; k < K; k++) {
+                    float gk = load(g[k]);
+                    to_weight[k] += gk * ((load(from[k]) - center) * scale + shift);
+                    to_bias[k] += gk;
+                }
+                if ((row - first) % (ROWS_IN_FLOAT * G) == ROWS_IN_FLOAT * G - 1 || row == last - 1) {
+#pragma omp simd
+                    for (int64_t p = 0; p < 2 * P; p++) {
+                        own_weight[p] += block[p];
+                        block[p] = 0;
+                    }
+                }
+            } else if (dx) {
+                T* to = dx + row * K * S;
+                for (int64_t k = 0; k < K; k++)
+                    backward_run(g + k * S, from + k * S, to + k * S, S, center, float(r * at(w, k, 1)), float(by_x),
+                                 float(-r * mean_g - rest * by_x));
+            }
+        }
+    });
+    for (int64_t p = 0; p < P; p++) {
+        double of_weight = 0, of_bias = 0;
+        for (int64_t part = 0; part < parts; part++) {
+            of_weight += found[2 * P * part + p];
+            of_bias += found[2 * P * part + P + p];
+        }
+        dweight[p] = float(of_weight);
+        dbias[p] = float(of_bias);
+    }
+}
+
+}  // namespace
+
+#define EXPORT(NAME, T)                                                                                               \
+    extern "C" void channels_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,    \
+                                            float* var, int64_t N, int64_t C, int64_t S, double eps, int given) {     \
+        channels_forward(x, y, weight, bias, mean, var, N, C, S, eps, given);                                         \
+    }                                                                                                                 \
+    extern "C" void channels_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,  \
+                                             const float* var, float* dweight, float* dbias, int64_t N, int64_t C,    \
+                                             int64_t S, double eps, int given) {                                      \
+        channels_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, C, S, eps, given);                         \
+    }                                                                                                                 \
+    extern "C" void columns_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,     \
+                                           float* var, int64_t M, int64_t C, double eps, int given,                   \
+                                           int64_t threads) {                                                         \
+        columns_forward(x, y, weight, bias, mean, var, M, C, eps, given, threads);                                    \
+    }                                                                                                                 \
+    extern "C" void columns_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,   \
+                                            const float* var, float* dweight, float* dbias, int64_t M, int64_t C,     \
+                                            double eps, int given, int64_t threads) {                                 \
+        columns_backward(dy, x, dx, weight, mean, var, dweight, dbias, M, C, eps, given, threads);                    \
+    }                                                                                                                 \
+    extern "C" void runs_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,        \
+                                        float* var, int64_t R, int64_t K, int64_t S, int64_t G, double eps,           \
+                                        int about_zero, int64_t) {                                                    \
+        runs_forward(x, y, weight, bias, mean, var, R, K, S, G, eps, about_zero);                                     \
+    }                                                                                                                 \
+    extern "C" void runs_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,      \
+                                         const float* var, float* dweight, float* dbias, int64_t R, int64_t K,        \
+                                         int64_t S, int64_t G, double eps, int about_zero, int64_t threads) {         \
+        runs_backward(dy, x, dx, weight, mean, var, dweight, dbias, R, K, S, G, eps, about_zero, threads);            \
+    }
+
+EXPORT(float32, float)
+EXPORT(bfloat16, bfloat16)
