@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from src import norms
 from src.norms.kernels import build
-from src.norms.kernels.cpu import arrange
+from src.norms.kernels.arrangement import arrange
 from src.norms.kernels.setting import enabled, use_kernels
 from tests.commands import REPOSITORY
 from tests.errors import error_is
