@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.norms.functional import Statistics, broadcast_along, check_dtypes, dense, follow, is_recomputing
+from src.norms.functional import Statistics, axes_within, check_dtypes, dense, is_recomputing
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
-from src.norms.standardize import normalize_by, standardize
+from src.norms.standardize import follow, normalize_by, standardize
 
 
 class BatchNorm(_BatchNorm):
@@ -49,19 +49,15 @@ class BatchNorm(_BatchNorm):
         else:
             self._check(input, use_batch, weight, bias, running_mean, running_var)
 
-        scale = broadcast_along(weight, input, self.channel_dim)
-        shift = broadcast_along(bias, input, self.channel_dim)
+        axes = axes_within(self.channel_dim, input.ndim)
         if use_batch:
-            dims = tuple(dim for dim in range(input.ndim) if dim != self.channel_dim % input.ndim)
-            y, batch = standardize(input, dims, self.eps, scale, shift, self.mask_for(input))
+            y, batch = standardize(input, axes, self.eps, weight, bias, self.mask_for(input))
             if follows:
                 self._follow(batch)
             return y
         assert running_mean is not None
         assert running_var is not None
-        mean = broadcast_along(running_mean, input, self.channel_dim)
-        var = broadcast_along(running_var, input, self.channel_dim)
-        return normalize_by(Statistics(mean, var), input, self.eps, scale, shift)
+        return normalize_by(Statistics(running_mean, running_var), input, axes, self.eps, weight, bias)
 
     def _check(
         self,
@@ -100,11 +96,7 @@ class BatchNorm(_BatchNorm):
             factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch of padding alone moves nothing
         elif count == 0:
             return
-        assert batch.mean is not None
-        if running_mean is not None:
-            follow(running_mean, batch.mean.flatten(), factor)
-        if running_var is not None:
-            follow(running_var, batch.unbiased_var().flatten(), factor)
+        follow(running_mean, running_var, batch, factor)
 
 
 class BatchNorm1d(BatchNorm, nn.BatchNorm1d):

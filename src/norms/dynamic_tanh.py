@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import broadcast_along, computing_dtype
+from src.norms.functional import Axes, computing_dtype, shape_along
 from src.norms.leaf import leaf
 
 
@@ -45,7 +45,8 @@ class DynamicTanh(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         dtype = computing_dtype(input.dtype)
         y = torch.tanh(self.alpha.to(dtype) * input.to(dtype))
-        weight, bias = (broadcast_along(p, input, self.channel_dim) for p in (self.weight, self.bias))
+        axes = Axes((), parameter_shape=shape_along(self.channel_dim, input.ndim))
+        weight, bias = axes.spread(self.weight), axes.spread(self.bias)
         y = y if weight is None else y * weight
         y = y if bias is None else y + bias
         return y.to(input.dtype)

@@ -1,6 +1,6 @@
-"""The mathematics of every norm, once: take statistics over some dimensions, then normalize with them.
+"""The mathematics of every norm, once: deviations from a mean over some axes, scaled by their spread.
 
-`statistics` and `normalize` are the formula. Layers call what `standardize.py` makes of it.
+`deviations` and `normalize` are the formula. Layers call what `standardize.py` makes of it.
 
 A norm is a choice of the dimensions that are reduced:
 
@@ -14,7 +14,8 @@ A norm is a choice of the dimensions that are reduced:
 
 Numerical care: float16 and bfloat16 are computed in float32; the variance is taken in a second pass around the mean,
 since E[x^2] - E[x]^2 cancels to garbage where the mean is large against the spread; the mean is subtracted before
-the scale is applied, for the same reason.
+the scale is applied, for the same reason. A mean that is far from zero is rounded coarsely against the spread: the
+mean of the deviations from it tells by how much, and is taken off them.
 """
 
 from typing import NamedTuple, overload
@@ -23,8 +24,34 @@ import torch
 from torch import Tensor
 
 
+class Axes(NamedTuple):
+    """Which values of an input share a mean.
+
+    Args:
+        dims: the dimensions that are reduced.
+        shape: in which the input is seen for that; None: its own.
+        parameter_shape: in which weight, bias and given statistics are seen to broadcast; None: their own.
+        about_zero: take the mean square instead of mean and variance, as RMSNorm does.
+    """
+
+    dims: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
+    parameter_shape: tuple[int, ...] | None = None
+    about_zero: bool = False
+
+    @overload
+    def spread(self, parameter: Tensor) -> Tensor: ...
+    @overload
+    def spread(self, parameter: None) -> None: ...
+    def spread(self, parameter: Tensor | None) -> Tensor | None:
+        """A parameter in the shape that broadcasts: `(C,)` as `(C, 1, 1)` for the channels of a map."""
+        if parameter is None or self.parameter_shape is None:
+            return parameter
+        return parameter.reshape(self.parameter_shape)
+
+
 class Statistics(NamedTuple):
-    """What `statistics` finds: each tensor keeps the reduced dimensions with size 1."""
+    """Mean and variance; those that `deviations` finds keep the reduced dimensions with size 1."""
 
     mean: Tensor | None  # None: taken about zero
     var: Tensor  # biased: divided by count
@@ -42,56 +69,88 @@ def computing_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-@overload
-def broadcast_along(vector: Tensor, x: Tensor, dim: int) -> Tensor: ...
-@overload
-def broadcast_along(vector: None, x: Tensor, dim: int) -> None: ...
-def broadcast_along(vector: Tensor | None, x: Tensor, dim: int) -> Tensor | None:
-    """The vector `(C,)` shaped to broadcast along dimension `dim` of `x`: `(1, C, 1, 1)` for dim 1 of a map."""
-    if vector is None or dim in (-1, x.ndim - 1):
-        return vector
-    return vector.reshape(-1, *[1] * (x.ndim - dim - 1))
+def shape_along(dim: int, rank: int) -> tuple[int, ...] | None:
+    """The shape in which a vector broadcasts along dimension `dim` of `rank`: `(-1, 1, 1)` for dim 1 of a map."""
+    return None if dim in (-1, rank - 1) else (-1, *[1] * (rank - dim - 1))
 
 
-def statistics(x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None, about_zero: bool = False) -> Statistics:
-    """Mean and biased variance of `x` over `dims`.
+def last_axes(num_dims: int, about_zero: bool = False) -> Axes:
+    """The last dimensions share a mean."""
+    return Axes(tuple(range(-num_dims, 0)), about_zero=about_zero)
+
+
+def axes_within(channel: int, rank: int, first: int = 0) -> Axes:
+    """All dimensions of `rank` but the channel's share a mean, from the `first` on."""
+    channel %= rank
+    dims = tuple(dim for dim in range(first, rank) if dim != channel)
+    return Axes(dims, parameter_shape=shape_along(channel, rank))
+
+
+def axes_across(channel: int, rank: int, about_zero: bool = False) -> Axes:
+    """The channels of one place share a mean."""
+    return Axes((channel % rank,), parameter_shape=shape_along(channel, rank), about_zero=about_zero)
+
+
+def mean_over(x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
+    """The mean over `dims`, which stay with size 1, of what `mask` lets through; 0 where that is nothing.
 
     Args:
-        x: any floating-point tensor.
-        dims: the dimensions that are reduced.
-        mask: True where `x` counts, broadcastable to `x` and of size 1 in the dimensions that are kept;
-            None: all of it counts.
-        about_zero: take the mean square instead, as RMSNorm does.
+        mask: True where `x` counts, broadcastable to `x` and of size 1 in the dimensions that are kept; None: all does.
+    """
+    if mask is None:
+        return x.mean(dims, keepdim=True)
+    return x.masked_fill(~mask, 0).sum(dims, keepdim=True) / mask.sum(dims, keepdim=True).clamp(min=1)
+
+
+def deviations(
+    x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None, about_zero: bool = False, in_place: bool = False
+) -> tuple[Tensor, Statistics]:
+    """`x` less its mean over `dims`, in the type computed in, and the statistics; `mask` as in `mean_over`.
+
+    About zero the deviation is `x` itself, and the variance the mean square. `in_place` as in `less`.
     """
     x = x.to(computing_dtype(x.dtype))
+    mean, deviation = None, x
+    if not about_zero:
+        mean = mean_over(x, dims, mask)
+        deviation, rest = less(x, mean, dims, mask, in_place)
+        mean = mean + rest
+    count: int | Tensor = 1
     if mask is None:
-        count: int | Tensor = 1
         for dim in dims:
             count *= x.shape[dim]
-        mean = None if about_zero else x.mean(dims, keepdim=True)
-        deviation = x if mean is None else x - mean
-        return Statistics(mean, deviation.square().mean(dims, keepdim=True), count)
+    else:
+        count = mask.sum(dims, keepdim=True)
+    return deviation, Statistics(mean, mean_over(deviation.square(), dims, mask), count)
 
-    count = mask.sum(dims, keepdim=True)
-    divisor = count.clamp(min=1)
-    mean = None if about_zero else x.masked_fill(~mask, 0).sum(dims, keepdim=True) / divisor
-    deviation = (x if mean is None else x - mean).masked_fill(~mask, 0)
-    return Statistics(mean, deviation.square().sum(dims, keepdim=True) / divisor, count)
+
+def less(
+    x: Tensor, mean: Tensor, dims: tuple[int, ...], mask: Tensor | None = None, in_place: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`x` less the mean that `mean` is the rounded value of, and what the rounding took.
+
+    `in_place` spares memory where nobody records the steps.
+    """
+    deviation = x - mean
+    rest = mean_over(deviation, dims, mask)
+    return torch.sub(deviation, rest, out=deviation if in_place else None), rest
 
 
 def normalize(
-    x: Tensor, mean: Tensor | None, var: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+    deviation: Tensor,
+    var: Tensor,
+    eps: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """`(x - mean) / sqrt(var + eps) * weight + bias`, in the type of `x`; all others broadcast to `x`."""
-    y = x.to(computing_dtype(x.dtype))
-    if mean is not None:
-        y = y - mean
-    y = y * torch.rsqrt(var + eps)
+    """`deviation / sqrt(var + eps) * weight + bias`; all others broadcast to the deviation, which may be `out`."""
+    y = torch.mul(deviation, torch.rsqrt(var + eps), out=out)
     if weight is not None:
-        y = y * weight
+        y = torch.mul(y, weight, out=out)
     if bias is not None:
-        y = y + bias
-    return y.to(x.dtype)
+        y = torch.add(y, bias, out=out)
+    return y
 
 
 def dense(x: Tensor) -> Tensor:
@@ -117,9 +176,10 @@ def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
 
 def autocast_to_float32(x: Tensor) -> Tensor:
     """`x`, in float32 where autocast of a GPU asks layer, group and RMS norms for it; on CPU it does not."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return x
     device = x.device.type
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if half and device != "cpu" and torch.is_autocast_enabled(device) else x
+    return x.float() if device != "cpu" and torch.is_autocast_enabled(device) else x
 
 
 def is_recomputing() -> bool:
@@ -130,7 +190,7 @@ def is_recomputing() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def follow(running: Tensor, batch: Tensor, factor: float | Tensor) -> None:
+def follow_one(running: Tensor, batch: Tensor, factor: float | Tensor) -> None:
     """Move a running statistic towards a batch's, in place: `running += factor * (batch - running)`.
 
     A pass that is repeated computes the same and writes nothing: selective checkpointing counts operations.

@@ -1,9 +1,8 @@
 """Group normalization (Wu and He, 2018, arXiv 1803.08494)."""
 
-import torch
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, check_dtypes, dense
+from src.norms.functional import Axes, autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
 from src.norms.standardize import standardize
 
@@ -31,16 +30,14 @@ class GroupNorm(nn.GroupNorm):
         dim = self.channel_dim % input.ndim
         self._check(input, input.shape[dim])
 
-        groups = input.unflatten(dim, (self.num_groups, input.shape[dim] // self.num_groups))
-        dims = tuple(range(dim + 1, groups.ndim))
-        weight, bias = (self._split(vector, len(dims) - 1) for vector in (self.weight, self.bias))
-        y, _ = standardize(groups, dims, self.eps, weight, bias)
-        if torch.jit.is_tracing():  # which would take the shape for a constant
-            return y.flatten(dim, dim + 1)
-        return torch.ops.aten._unsafe_view(y, input.shape)  # torch's output is no view
-
-    def _split(self, vector: Tensor | None, num_positions: int) -> Tensor | None:
-        return None if vector is None else vector.reshape(self.num_groups, -1, *[1] * num_positions)  # (G, C/G, 1, ...)
+        before, after = input.shape[:dim], input.shape[dim + 1 :]
+        axes = Axes(
+            dims=tuple(range(dim + 1, input.ndim + 1)),
+            shape=(*before, self.num_groups, input.shape[dim] // self.num_groups, *after),
+            parameter_shape=(self.num_groups, -1, *[1] * len(after)),
+        )
+        y, _ = standardize(input, axes, self.eps, self.weight, self.bias)
+        return y
 
     def _check(self, x: Tensor, num_channels: int) -> None:
         """Raise torch's errors."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms.functional import Statistics, broadcast_along, check_dtypes, follow
+from src.norms.functional import Statistics, axes_within, check_dtypes, follow_one
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
 from src.norms.standardize import normalize_by, standardize
@@ -52,19 +52,17 @@ class InstanceNorm(_InstanceNorm):
         input = input.contiguous()
         check_dtypes(input, self.weight, self.bias)
 
-        weight = broadcast_along(self.weight, input, self.channel_dim)
-        bias = broadcast_along(self.bias, input, self.channel_dim)
+        axes = axes_within(self.channel_dim, input.ndim, first=1)
         if self.training or not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            dims = tuple(dim for dim in range(1, input.ndim) if dim != self.channel_dim % input.ndim)
-            if math.prod([input.shape[dim] for dim in dims]) == 1:
+            if math.prod([input.shape[dim] for dim in axes.dims]) == 1:
                 raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
-            y, sample = standardize(input, dims, self.eps, weight, bias, self.mask_for(input))
+            y, sample = standardize(input, axes, self.eps, self.weight, self.bias, self.mask_for(input))
             if input.numel():
                 self._follow(sample)
         else:
-            mean = broadcast_along(self.running_mean, input, self.channel_dim)
-            var = broadcast_along(self.running_var, input, self.channel_dim)
-            y = normalize_by(Statistics(mean, var), input, self.eps, weight, bias)
+            running = Statistics(self.running_mean, self.running_var)
+            over_batch = axes_within(self.channel_dim, input.ndim)
+            y = normalize_by(running, input, over_batch, self.eps, self.weight, self.bias)
         return y
 
     def _check_channels(self, x: Tensor, dim: int) -> None:
@@ -88,7 +86,7 @@ class InstanceNorm(_InstanceNorm):
         assert sample.mean is not None
         for running, value in (self.running_mean, sample.mean), (self.running_var, sample.unbiased_var()):
             if running is not None:
-                follow(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
+                follow_one(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
 
 
 class InstanceNorm1d(InstanceNorm, nn.InstanceNorm1d):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, broadcast_along, check_dtypes, dense
+from src.norms.functional import autocast_to_float32, axes_across, check_dtypes, dense, last_axes
 from src.norms.leaf import leaf
 from src.norms.standardize import standardize
 
@@ -25,10 +25,10 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         input = autocast_to_float32(input).contiguous()
         check_normalized_shape(input, self.normalized_shape)
-        check_parameter_shapes(self.normalized_shape, weight=self.weight, bias=self.bias)
-        check_dtypes(input, self.weight, self.bias)
-        dims = tuple(range(-len(self.normalized_shape), 0))
-        y, _ = standardize(input, dims, self.eps, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        check_parameter_shapes(self.normalized_shape, weight=weight, bias=bias)
+        check_dtypes(input, weight, bias)
+        y, _ = standardize(input, last_axes(len(self.normalized_shape)), self.eps, weight, bias)
         return y
 
 
@@ -42,8 +42,7 @@ class ChannelLayerNorm(LayerNorm):
         input = dense(autocast_to_float32(input))
         check_normalized_shape(input.movedim(1, -1), self.normalized_shape)
         check_dtypes(input, self.weight, self.bias)
-        weight, bias = broadcast_along(self.weight, input, 1), broadcast_along(self.bias, input, 1)
-        y, _ = standardize(input, (1,), self.eps, weight, bias)
+        y, _ = standardize(input, axes_across(1, input.ndim), self.eps, self.weight, self.bias)
         return y
 
 

@@ -17,12 +17,12 @@ def leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(forward)
     def record_or_run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Proxy):
-                path = value.tracer.path_of_module(self)  # type: ignore[attr-defined]
-                if not path:
-                    raise ValueError("torch.fx takes a norm as one call: trace the model that holds it, not it alone")
-                return value.tracer.create_proxy("call_module", path, args, kwargs)
-        return forward(self, *args, **kwargs)
+        value = args[0] if args else next(iter(kwargs.values()), None)
+        if not isinstance(value, Proxy):
+            return forward(self, *args, **kwargs)
+        path = value.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        if not path:
+            raise ValueError("torch.fx takes a norm as one call: trace the model that holds it, not it alone")
+        return value.tracer.create_proxy("call_module", path, args, kwargs)
 
     return record_or_run

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, broadcast_along, computing_dtype, dense
+from src.norms.functional import autocast_to_float32, axes_across, computing_dtype, dense, last_axes
 from src.norms.layer_norm import check_normalized_shape, check_parameter_shapes
 from src.norms.leaf import leaf
 from src.norms.standardize import standardize
@@ -33,9 +33,9 @@ class RMSNorm(nn.RMSNorm):
         if x.ndim < rank:
             raise ValueError(f"Input tensor must have at least {rank} dimensions, but got {x.ndim}")
         check_normalized_shape(x, self.normalized_shape, any_dims="*")
-        check_parameter_shapes(self.normalized_shape, weight=self.weight)
-        dims = tuple(range(-rank, 0))
-        y, _ = standardize(x, dims, self._eps_for(x), self.weight, about_zero=True)
+        weight = self.weight
+        check_parameter_shapes(self.normalized_shape, weight=weight)
+        y, _ = standardize(x, last_axes(rank, about_zero=True), self._eps_for(x), weight)
         return y
 
 
@@ -48,5 +48,5 @@ class ChannelRMSNorm(RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = dense(autocast_to_float32(x))
         check_normalized_shape(x.movedim(1, -1), self.normalized_shape)
-        y, _ = standardize(x, (1,), self._eps_for(x), broadcast_along(self.weight, x, 1), about_zero=True)
+        y, _ = standardize(x, axes_across(1, x.ndim, about_zero=True), self._eps_for(x), self.weight)
         return y

@@ -9,36 +9,63 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from src.norms.functional import Statistics, computing_dtype, normalize, statistics
+from src.norms.derivative import gradients, gradients_by_given
+from src.norms.functional import (
+    Axes,
+    Statistics,
+    computing_dtype,
+    deviations,
+    follow_one,
+    is_recomputing,
+    normalize,
+)
 from src.norms.kernels import cpu
 from src.norms.kernels.setting import enabled
 
 
-def normalize_by(
-    found: Statistics, x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """`normalize` `x` by statistics that do not depend on it, such as running ones."""
-    if _formula_needed(x, weight, bias, found.mean, found.var):
-        return normalize(x, found.mean, found.var, eps, weight, bias)
-    y: Tensor = _Normalize.apply(x, weight, bias, None, (), eps, False, found)[0]
-    return y
-
-
 def standardize(
     x: Tensor,
-    dims: tuple[int, ...],
+    axes: Axes,
     eps: float,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
-    about_zero: bool = False,
 ) -> tuple[Tensor, Statistics]:
-    """`normalize` `x` by its own `statistics` over `dims`, which are returned, too; arguments as there."""
+    """`x` normalized by its own statistics, which are returned, too.
+
+    Args:
+        x: any floating-point tensor.
+        axes: which of its values share a mean.
+        eps: what is added to the variance.
+        weight, bias: what the normalized values are multiplied by and added to.
+        mask: as in `mean_over`.
+    """
     if _formula_needed(x, weight, bias):
-        found = statistics(x, dims, mask, about_zero)
-        return normalize(x, found.mean, found.var, eps, weight, bias), found
-    y, *parts = _Normalize.apply(x, weight, bias, mask, dims, eps, about_zero, None)
+        return _formula(x, axes, eps, weight, bias, mask)
+    y, *parts = _Normalize.apply(x, weight, bias, mask, axes, eps, None)
     return y, Statistics(*parts)
+
+
+def normalize_by(
+    given: Statistics, x: Tensor, axes: Axes, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """`x` normalized by statistics that do not depend on it, such as running ones, shaped as parameters are."""
+    if _formula_needed(x, weight, bias, given.mean, given.var):
+        return _formula(x, axes, eps, weight, bias, given=given)[0]
+    y: Tensor = _Normalize.apply(x, weight, bias, None, axes, eps, given)[0]
+    return y
+
+
+def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Statistics, factor: float | Tensor) -> None:
+    """Move running statistics, vectors, towards a batch's, in place: `running += factor * (batch - running)`."""
+    by_kernel = not _formula_needed() and enabled() and not is_recomputing()
+    if by_kernel and cpu.follow(running_mean, running_var, batch, factor):
+        return
+    assert batch.mean is not None
+    if running_mean is not None:
+        follow_one(running_mean, batch.mean.flatten(), factor)
+    if running_var is not None:
+        follow_one(running_var, batch.unbiased_var().flatten(), factor)
 
 
 def _formula_needed(*tensors: Tensor | None) -> bool:
@@ -51,20 +78,42 @@ def _formula_needed(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
-        or any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+        or (
+            forward_ad._current_level >= 0
+            and any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+        )
     )
 
 
+def _formula(
+    x: Tensor,
+    axes: Axes,
+    eps: float,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None = None,
+    given: Statistics | None = None,
+    in_place: bool = False,
+) -> tuple[Tensor, Statistics]:
+    """The output and the statistics; `in_place` as in `less`."""
+    seen = x if axes.shape is None else x.view(axes.shape)
+    if given is None:
+        deviation, found = deviations(seen, axes.dims, mask, axes.about_zero, in_place)
+    else:
+        found = given
+        deviation = seen.to(computing_dtype(x.dtype))
+        if given.mean is not None:
+            deviation = deviation - axes.spread(given.mean)
+    var = found.var if given is None else axes.spread(given.var)
+    out = deviation if in_place and not axes.about_zero else None
+    y = normalize(deviation, var, eps, axes.spread(weight), axes.spread(bias), out).to(x.dtype)
+    if axes.shape is not None:  # torch's output is no view, but a trace would take the shape for a constant
+        y = y.view_as(x) if torch.jit.is_tracing() else torch.ops.aten._unsafe_view(y, x.shape)
+    return y, found
+
+
 class _Normalize(torch.autograd.Function):
-    """Normalization with the derivative written out by hand: it keeps the input, the weight and the statistics.
-
-    With g = dy * weight, r = 1 / sqrt(var + eps) and the sums over the reduced dimensions of n values:
-
-        dx = r * (g - (sum(g) + (x - mean) * r^2 * sum(g * (x - mean))) / n)
-
-    The term of n is how x acts through the statistics: it reaches only the values that went into them, has no sum(g)
-    about zero, and is absent where the statistics are given.
-    """
+    """Normalization that keeps the input, the parameters and the statistics for the backward pass."""
 
     @staticmethod
     def forward(
@@ -73,24 +122,21 @@ class _Normalize(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         mask: Tensor | None,
-        dims: tuple[int, ...],
+        axes: Axes,
         eps: float,
-        about_zero: bool,
         given: Statistics | None,
     ) -> tuple[Tensor | int | None, ...]:
-        ctx.kernel = kernel = find_kernel(x, weight, bias, mask, dims, about_zero, given)
+        kernel = cpu.kernel_for(x, weight, bias, axes, given is not None) if mask is None and enabled() else None
         if kernel is not None:
-            y, mean, var = kernel.forward(x, weight, bias, eps, given and given[:2])
-            found = given or Statistics(mean, var, x.numel() // var.numel())
+            y, found = kernel.forward(x, weight, bias, eps, given)
         else:
-            found = given or statistics(x, dims, mask, about_zero)
-            y = normalize(x, found.mean, found.var, eps, weight, bias)
+            recorded = torch._C._len_torch_dispatch_stack()
+            y, found = _formula(x, axes, eps, weight, bias, mask, given, in_place=not recorded)
         mean, var, _ = found
         if given and any(ctx.needs_input_grad):  # running statistics may have moved on when the backward pass comes
             mean, var = None if mean is None else mean.clone(), var.clone()
-        ctx.save_for_backward(x, weight, mask, mean, var)
-        ctx.dims, ctx.eps, ctx.about_zero, ctx.given = dims, eps, about_zero, given is not None
-        ctx.bias_like = None if bias is None else (bias.shape, bias.dtype)
+        ctx.save_for_backward(x, weight, bias, mask, mean, var)
+        ctx.kernel, ctx.axes, ctx.eps, ctx.given = kernel, axes, eps, given is not None
         if given:
             return (y,)
         ctx.mark_non_differentiable(*(part for part in found if isinstance(part, Tensor)))
@@ -100,60 +146,41 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *no_gradients: None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return (None,) * 8
-        x, weight, mask, mean, var = ctx.saved_tensors
-        if torch.is_grad_enabled() and not ctx.given:  # a second derivative goes through the statistics, too
-            mean, var, _ = statistics(x, ctx.dims, mask, ctx.about_zero)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+            return (None,) * 7
+        x, weight, bias, mask, mean, var = ctx.saved_tensors
+        given = Statistics(mean, var) if ctx.given else None
+        if torch.is_grad_enabled() or _formula_needed(dy) or torch._C._functorch.is_legacy_batchedtensor(dy):
+            found = _through_formula(dy, ctx.needs_input_grad, x, weight, bias, mask, ctx.axes, ctx.eps, given)
+            return *found, None, None, None, None
         if dy.stride() != x.stride():
-            # So that dx lies as x does; an addition, since batched gradients cannot be copied into a tensor.
-            dy = torch.zeros_like(x) + dy
-        if ctx.kernel is not None and not _formula_needed(dy) and not torch.is_grad_enabled():
-            dx, dweight, dbias = ctx.kernel.backward(dy, x, weight, mean, var, ctx.eps, ctx.given, needs_x)
-            return (
-                dx,
-                dweight.view(weight.shape).to(weight.dtype) if needs_weight else None,
-                dbias.view(ctx.bias_like[0]).to(ctx.bias_like[1]) if needs_bias else None,
-                *(None,) * 5,
-            )
-        dtype = computing_dtype(x.dtype)
-        dy = dy.to(dtype)
-        deviation = x.to(dtype) if mean is None else x.to(dtype) - mean
-        scale = torch.rsqrt(var + ctx.eps)
-
-        dx = dweight = dbias = None
-        if needs_bias:
-            shape, bias_dtype = ctx.bias_like
-            dbias = dy.sum_to_size(shape).to(bias_dtype)
-        if needs_weight:
-            dweight = (dy * (deviation * scale)).sum_to_size(weight.shape).to(weight.dtype)
-        if needs_x:
-            g = dy if weight is None else dy * weight
-            if not ctx.given:
-                through = deviation * (scale.square() * (g * deviation).sum(ctx.dims, keepdim=True))
-                if mean is not None:
-                    through = through + g.sum(ctx.dims, keepdim=True)
-                if mask is None:
-                    through = through / (x.numel() / max(var.numel(), 1))
-                else:
-                    through = through.masked_fill(~mask, 0) / mask.sum(ctx.dims, keepdim=True).clamp(min=1)
-                g = g - through
-            dx = (scale * g).to(x.dtype)
-        return dx, dweight, dbias, None, None, None, None, None
+            dy = torch.empty_like(x).copy_(dy)  # so that dx lies as x does
+        if ctx.kernel is not None:
+            found = ctx.kernel.backward(dy, x, weight, bias, Statistics(mean, var), ctx.eps, ctx.needs_input_grad)
+            return *found, None, None, None, None
+        written = (
+            gradients_by_given(dy, x, weight, bias, ctx.axes, ctx.eps, given, ctx.needs_input_grad)
+            if given
+            else gradients(dy, x, weight, bias, mask, ctx.axes, ctx.eps, Statistics(mean, var), ctx.needs_input_grad)
+        )
+        return *written, None, None, None, None
 
 
-def find_kernel(
+def _through_formula(
+    dy: Tensor,
+    needed: tuple[bool, ...],
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     mask: Tensor | None,
-    dims: tuple[int, ...],
-    about_zero: bool,
+    axes: Axes,
+    eps: float,
     given: Statistics | None,
-) -> cpu.Kernel | None:
-    """The kernel that computes the same, or None where there is none or it is not wanted."""
-    if mask is not None or not enabled():
-        return None
-    if given is not None:
-        dims = tuple(dim for dim in range(-x.ndim, 0) if -dim > given.var.ndim or given.var.shape[dim] == 1)
-    return cpu.kernel_for(x, weight, bias, dims, about_zero, given is not None)
+) -> list[Tensor | None]:
+    """The gradients by autograd through the formula, for who differentiates or transforms them again."""
+    with torch.enable_grad():
+        # Through aliases, whose gradients call none of the hooks that were put on the tensors themselves.
+        x, weight, bias = (None if t is None else t.view_as(t) for t in (x, weight, bias))  # type: ignore[assignment]
+        y, _ = _formula(x, axes, eps, weight, bias, mask, given)
+    wanted = [tensor for tensor, is_needed in zip((x, weight, bias), needed, strict=False) if is_needed]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))  # type: ignore[arg-type]
+    return [next(found) if is_needed else None for is_needed in needed[:3]]

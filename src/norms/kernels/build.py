@@ -72,15 +72,13 @@ def load() -> ctypes.CDLL | None:
     except OSError as error:
         log.warning("Norms run on torch's operations, slower than they could: %s", error)
         return None
-    pointers, sizes = [ctypes.c_void_p], [ctypes.c_int64]
-    real, flag = [ctypes.c_double], [ctypes.c_int]
+    pointer, size, real, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
+    library.follow.restype = None
+    library.follow.argtypes = [pointer] * 4 + [size, real, real]
     for dtype in ("float32", "bfloat16"):
-        for name, tail in {
-            "channels": sizes * 3 + real + flag,
-            "columns": sizes * 2 + real + flag + sizes,
-            "runs": sizes * 4 + real + flag + sizes,
-        }.items():
+        for name, num_sizes in {"channels": 3, "columns": 2, "runs": 4}.items():
             forward, backward = (getattr(library, f"{name}_{way}_{dtype}") for way in ("forward", "backward"))
+            tail = [size] * num_sizes + [real, flag, size]
             forward.restype = backward.restype = None
-            forward.argtypes, backward.argtypes = pointers * 6 + tail, pointers * 8 + tail
+            forward.argtypes, backward.argtypes = [pointer] * 6 + tail, [pointer] * 8 + tail
     return library

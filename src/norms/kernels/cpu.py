@@ -1,11 +1,13 @@
 """Kernels for CPU: which of them fits an input, and the call."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from src.norms.functional import Axes, Statistics
 from src.norms.kernels.arrangement import Arrangement, arrange
 from src.norms.kernels.build import load
 
@@ -19,79 +21,123 @@ class Kernel(NamedTuple):
     backward_call: Callable[..., None]
     arrangement: Arrangement
     about_zero: bool
-
-    def _tail(self, eps: float, given: bool) -> tuple[int | float | bool, ...]:
-        name, sizes, _ = self.arrangement
-        tail = (*sizes, eps, self.about_zero if name == "runs" else given)
-        return tail if name == "channels" else (*tail, torch.get_num_threads())
+    given: bool
 
     def forward(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        given: tuple[Tensor | None, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The output, the mean (None about zero) and the biased variance; `given` takes the place of these two."""
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, given: Statistics | None
+    ) -> tuple[Tensor, Statistics]:
+        """The output, and `given`, or mean (None about zero) and biased variance in their place."""
+        _, sizes, shape = self.arrangement
         y = torch.empty_like(x)
         if given is None:
-            var = x.new_empty(self.arrangement.statistics_shape, dtype=torch.float32)
-            mean = None if self.about_zero else torch.empty_like(var)
+            var = torch.empty(shape)
+            mean = None if self.about_zero else torch.empty(shape)
+            found = Statistics(mean, var, x.numel() // var.numel())
         else:
-            mean, var = _as_float(given[0]), given[1].float()
+            found = given
+            mean, var = _as_float(given.mean), given.var.float()
+        # The tensors are named here, so that none is freed before the kernel has read it.
         tensors = (x, y, _as_float(weight), _as_float(bias), mean, var)
-        self.forward_call(*map(_address, tensors), *self._tail(eps, given is not None))
-        return y, mean, var
+        self.forward_call(*map(_address, tensors), *sizes, eps, self.about_zero or self.given, torch.get_num_threads())
+        return y, found
 
     def backward(
         self,
         dy: Tensor,
         x: Tensor,
         weight: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor,
+        bias: Tensor | None,
+        found: Statistics,
         eps: float,
-        given: bool,
-        needs_x: bool,
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """The gradients of the input, and flat ones of weight and bias in float32."""
-        sizes = self.arrangement.sizes
-        num_parameters = sizes[1] * sizes[3] if len(sizes) == 4 else sizes[1]
-        dx = torch.empty_like(x) if needs_x else None
-        dweight, dbias = torch.empty(2, num_parameters, dtype=torch.float32).unbind()
-        tensors = (dy, x, dx, _as_float(weight), _as_float(mean), _as_float(var), dweight, dbias)
-        self.backward_call(*map(_address, tensors), *self._tail(eps, given))
+        needed: tuple[bool, ...],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of input, weight and bias, as far as they are `needed`."""
+        dx = torch.empty_like(x) if needed[0] else None
+        dweight, dbias = (_gradient_of(parameter) for parameter in (weight, bias))
+        tensors = (dy, x, dx, _as_float(weight), _as_float(found.mean), found.var.float(), dweight, dbias)
+        self.backward_call(
+            *map(_address, tensors),
+            *self.arrangement.sizes,
+            eps,
+            self.about_zero or self.given,
+            torch.get_num_threads(),
+        )
+        if weight is not None and dweight is not None:
+            dweight = dweight.to(weight.dtype) if needed[1] else None
+        if bias is not None and dbias is not None:
+            dbias = dbias.to(bias.dtype) if needed[2] else None
         return dx, dweight, dbias
+
+
+def _gradient_of(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else torch.empty_like(parameter, dtype=torch.float32)
+
+
+def _as_float(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.float()
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _as_float(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.float()
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor's values are where its address says."""
+    return tensor.is_cpu and type(tensor) in (Tensor, torch.nn.Parameter)
 
 
-def kernel_for(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: tuple[int, ...], about_zero: bool, given: bool = False
-) -> Kernel | None:
-    """The kernel for the mean of `x` over `dims`, or None where the formula has to serve."""
-    dtype = DTYPES.get(x.dtype)
-    if dtype is None or x.device.type != "cpu" or type(x) not in (Tensor, torch.nn.Parameter):
+def kernel_for(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: bool = False) -> Kernel | None:
+    """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
+    if x.dtype not in DTYPES or not _is_plain(x):
         return None
     if torch._C._len_torch_dispatch_stack():  # who records operations would not see that anything is computed
         return None
-    parameter = bias if weight is None else weight
-    shape = None if parameter is None else parameter.shape
-    arrangement = arrange(x.shape, x.stride(), dims, shape, given)
-    if arrangement is None or (about_zero and arrangement.kernel != "runs"):
-        return None
-    for tensor in (weight, bias):
-        if tensor is not None and not (tensor.is_contiguous() and tensor.shape == shape):
+    for parameter in (weight, bias):
+        if parameter is not None and not parameter.is_contiguous():
             return None
+    shapes = (None if weight is None else weight.shape, None if bias is None else bias.shape)
+    return _choose(x.dtype, x.shape, x.stride(), axes, shapes, given)
+
+
+@lru_cache(maxsize=4096)
+def _choose(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    axes: Axes,
+    parameter_shapes: tuple[tuple[int, ...] | None, ...],
+    given: bool,
+) -> Kernel | None:
+    """`kernel_for`, remembered: looking takes longer than a small input's arithmetic."""
     library = load()
-    if library is None:
+    shapes = {of_parameter for of_parameter in parameter_shapes if of_parameter is not None}
+    if library is None or len(shapes) > 1:
         return None
-    forward, backward = (getattr(library, f"{arrangement.kernel}_{way}_{dtype}") for way in ("forward", "backward"))
-    return Kernel(forward, backward, arrangement, about_zero)
+    x = torch.empty_strided(shape, stride, device="meta")
+    x = x if axes.shape is None else x.view(axes.shape)
+    spread = [axes.spread(torch.empty(of_parameter, device="meta")).shape for of_parameter in shapes]
+    arrangement = arrange(x.shape, x.stride(), axes.dims, spread[0] if spread else None, given)
+    if arrangement is None or (axes.about_zero and arrangement.kernel != "runs"):
+        return None
+    forward, backward = (
+        getattr(library, f"{arrangement.kernel}_{way}_{DTYPES[dtype]}") for way in ("forward", "backward")
+    )
+    return Kernel(forward, backward, arrangement, axes.about_zero, given)
+
+
+def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Statistics, factor: float | Tensor) -> bool:
+    """Make `running += factor * (batch - running)` of both running statistics; False where the formula has to serve."""
+    mean, var, count = batch
+    if running_mean is None or running_var is None or mean is None or isinstance(factor, Tensor | int):
+        return False
+    tensors = (running_mean, running_var, mean, var)
+    if (
+        isinstance(count, Tensor)
+        or not all(_is_plain(t) and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+        or torch._C._len_torch_dispatch_stack()
+        or (library := load()) is None
+    ):
+        return False
+    library.follow(*map(_address, tensors), var.numel(), factor, count / (count - 1))
+    torch.autograd.graph.increment_version((running_mean, running_var))
+    return True

@@ -54,10 +54,13 @@ inline void store_many(bfloat16* to, floats values) {
     *reinterpret_cast<halfwords*>(to) = __builtin_convertvector(rounded, halfwords);
 }
 
+typedef float half_floats __attribute__((vector_size(32), aligned(4), may_alias));
+typedef double doubles __attribute__((vector_size(64)));
+
 inline double total(floats values) {
-    double sum = 0;
-    for (int64_t k = 0; k < WIDTH; k++) sum += values[k];
-    return sum;
+    const half_floats* halves = reinterpret_cast<const half_floats*>(&values);
+    doubles sum = __builtin_convertvector(halves[0], doubles) + __builtin_convertvector(halves[1], doubles);
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
 constexpr int64_t BLOCK = 128;              // vectors that are added up in float
@@ -170,6 +173,10 @@ inline void backward_run(const T* dy, const T* x, T* dx, int64_t n, float center
 }
 
 inline float at(const float* values, int64_t i, float otherwise) { return values ? values[i] : otherwise; }
+
+inline void put(float* values, int64_t i, float value) {
+    if (values) values[i] = value;
+}
 
 // ---- channels ------------------------------------------------------------------------------------------------------
 
@@ -302,8 +309,8 @@ void short_channels_backward(const T* dy, const T* x, T* dx, const float* weight
         for (int64_t c = 0; c < last - first; c++) {
             Sums found{fold(sums.data(), c, S), fold(sums.data() + width, c, S), fold(sums.data() + 2 * width, c, S)};
             Backward by(found, double(N) * double(S), var[first + c], eps, at(weight, first + c, 1), given);
-            dweight[first + c] = by.dweight;
-            dbias[first + c] = by.dbias;
+            put(dweight, first + c, by.dweight);
+            put(dbias, first + c, by.dbias);
             std::fill_n(by_dy + c * S, S, by.by_dy);
             std::fill_n(by_x + c * S, S, by.by_x);
             std::fill_n(constant + c * S, S, by.constant);
@@ -346,8 +353,8 @@ void channels_backward(const T* dy, const T* x, T* dx, const float* weight, cons
     for (int64_t c = 0; c < C; c++) {
         Sums sums = backward_sums(dy + c * S, x + c * S, N, C * S, S, mean[c]);
         Backward by(sums, double(N) * double(S), var[c], eps, at(weight, c, 1), given);
-        dweight[c] = by.dweight;
-        dbias[c] = by.dbias;
+        put(dweight, c, by.dweight);
+        put(dbias, c, by.dbias);
         if (!dx) continue;
         for (int64_t n = 0; n < N; n++) {
             int64_t start = (n * C + c) * S;
@@ -477,8 +484,8 @@ void columns_backward(const T* dy, const T* x, T* dx, const float* weight, const
             for (int64_t k = 0; k < 3; k++) found[k * C + c] += found[3 * C * part + k * C + c];
         Sums sums{found[c], found[C + c], found[2 * C + c]};
         Backward by(sums, double(M), var[c], eps, at(weight, c, 1), given);
-        dweight[c] = by.dweight;
-        dbias[c] = by.dbias;
+        put(dweight, c, by.dweight);
+        put(dbias, c, by.dbias);
         by_dy[c] = by.by_dy;
         by_x[c] = by.by_x;
         constant[c] = by.constant;
@@ -633,21 +640,30 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
             of_weight += found[2 * P * part + p];
             of_bias += found[2 * P * part + P + p];
         }
-        dweight[p] = float(of_weight);
-        dbias[p] = float(of_bias);
+        put(dweight, p, float(of_weight));
+        put(dbias, p, float(of_bias));
     }
 }
 
 }  // namespace
 
+extern "C" void follow(float* running_mean, float* running_var, const float* mean, const float* var, int64_t C,
+                       double factor, double unbias) {
+    for (int64_t c = 0; c < C; c++) {
+        running_mean[c] += float(factor) * (mean[c] - running_mean[c]);
+        running_var[c] += float(factor) * (var[c] * float(unbias) - running_var[c]);
+    }
+}
+
 #define EXPORT(NAME, T)                                                                                               \
     extern "C" void channels_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,    \
-                                            float* var, int64_t N, int64_t C, int64_t S, double eps, int given) {     \
+                                            float* var, int64_t N, int64_t C, int64_t S, double eps, int given,       \
+                                            int64_t) {                                                                \
         channels_forward(x, y, weight, bias, mean, var, N, C, S, eps, given);                                         \
     }                                                                                                                 \
     extern "C" void channels_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,  \
                                              const float* var, float* dweight, float* dbias, int64_t N, int64_t C,    \
-                                             int64_t S, double eps, int given) {                                      \
+                                             int64_t S, double eps, int given, int64_t) {                             \
         channels_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, C, S, eps, given);                         \
     }                                                                                                                 \
     extern "C" void columns_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,     \

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 VARIABLE = "LIGHTNING_NORMS_KERNELS"
 VALUES = {"auto": True, "off": False}
@@ -10,18 +11,25 @@ VALUES = {"auto": True, "off": False}
 _in_context: list[bool] = []
 
 
+@cache
+def _of_environment() -> bool:
+    value = os.environ.get(VARIABLE, "auto")
+    if value not in VALUES:
+        raise ValueError(f"{VARIABLE}={value}: expected one of {', '.join(VALUES)}")
+    return VALUES[value]
+
+
 def enabled() -> bool:
     """Whether a kernel is taken where one fits, as it is unless LIGHTNING_NORMS_KERNELS=off or `use_kernels(False)`.
+
+    The environment is read once.
 
     Raises:
         ValueError: the variable holds something else.
     """
     if _in_context:
         return _in_context[-1]
-    value = os.environ.get(VARIABLE, "auto")
-    if value not in VALUES:
-        raise ValueError(f"{VARIABLE}={value}: expected one of {', '.join(VALUES)}")
-    return VALUES[value]
+    return _of_environment()
 
 
 @contextmanager

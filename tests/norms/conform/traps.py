@@ -72,21 +72,18 @@ def half_statistics_in_float32(subject: Subject) -> None:
 
 @check(lambda subject: has_reference(subject) and "RMSNorm" not in subject.name)
 def offset_data(subject: Subject) -> None:
-    """Mean 1e4 and spread 1 in float32: two passes or Welford keep what E[x^2] - E[x]^2 loses."""
+    """Mean 1e4 and spread 1 in float32: no further off than torch's, but for a few units of the mean's digits."""
     case = plain(subject)
-    offset = (case.input + 1e4).float().double()
-    exact, single = case.build(subject.reference(), torch.float64), case.build(subject.ours, torch.float32)
-    truth, found = run(exact, offset, torch.float32), run(single, offset.float(), torch.float32)
-    if not subject.is_drop_in:
-        truth = {"output": truth["output"]}  # two values a group, as here, leave no digit of float32 to a gradient
+    offset = (case.input + 1e4).float()
+    exact = case.build(subject.reference(), torch.float64)
+    truth = run(exact, offset.double(), torch.float32)
+    ours, theirs = (
+        run(case.build(module, torch.float32), offset, torch.float32) for module in (subject.ours, subject.reference())
+    )
     for name, value in truth.items():
-        torch.testing.assert_close(
-            found[name].double(),
-            value,
-            rtol=0.0,
-            atol=5e-2 * value.abs().max().item(),
-            msg=lambda m, n=name: f"{n}: {m}",
-        )
+        off, off_by_torch = ((found[name].double() - value).abs().max().item() for found in (ours, theirs))
+        size = value.abs().max().item()
+        assert off <= max(off_by_torch, 1e-5 * size), f"{name}: off by {off:.2g}, torch's by {off_by_torch:.2g}"
 
 
 @check(is_batch_norm)

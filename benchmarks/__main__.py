@@ -1,0 +1,59 @@
+"""Run the benchmarks and write docs/benchmarks.md from what they print.
+
+python -m benchmarks [--only WORD]
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+TITLE = """\
+# Benchmarks
+
+Written by `make bench`, on a machine with nothing else to do; each part also runs alone, by the command above it, and
+`python -m benchmarks --only WORD` writes the parts anew whose command holds the word. What is compared runs in turn in
+one process; a time is the median over rounds, a ratio that of two medians, and below 1 ours is faster. With one thread
+the times are the processor's, with more they are the clock's.
+"""
+# A title, and the command's module and options.
+PARTS = {
+    "Norms, one thread": "benchmarks.norms --threads 1",
+    "Norms, two threads": "benchmarks.norms --threads 2",
+    "Norms under torch.compile": "benchmarks.compiled --threads 2",
+    "Memory": "benchmarks.memory",
+    "Time against size": "benchmarks.growth --threads 1",
+    "Whole training steps, and time against depth": "benchmarks.steps --threads 2",
+    "The training loop": "benchmarks.training",
+    "Cold start": "benchmarks.cold_start",
+    "Padding": "benchmarks.padding",
+}
+
+
+def run(command: str) -> str:
+    """The section of a command: itself and what it prints."""
+    print(f"python -m {command}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", *command.split()], stdout=subprocess.PIPE, text=True, check=True)
+    return f"```\npython -m {command}\n```\n\n{done.stdout.strip()}\n"
+
+
+def sections(text: str) -> dict[str, str]:
+    """The sections of a document, by title."""
+    return dict(part.split("\n\n", 1) for part in text.split("\n## ")[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORD", help="part of a command")
+    only = parser.parse_args().only
+    found = sections(DOCUMENT.read_text()) if DOCUMENT.exists() else {}
+    for title, command in PARTS.items():
+        if only in command:
+            found[title] = run(command)
+            known = [title for title in PARTS if title in found]
+            DOCUMENT.write_text("\n".join([TITLE, *(f"## {title}\n\n{found[title]}" for title in known)]))
+
+
+if __name__ == "__main__":
+    main()
