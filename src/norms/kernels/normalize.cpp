@@ -15,6 +15,10 @@
 #include <cstdint>
 #include <vector>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace {
 
 struct bfloat16 {
@@ -50,12 +54,50 @@ inline void store_many(float* to, floats values) { *reinterpret_cast<floats*>(to
 inline void store_many(bfloat16* to, floats values) {
     words bits = (words)values;
     words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    rounded = (bits & 0x7fffffff) > 0x7f800000 ? words{} + 0x7fc0 : rounded;
+    rounded = values != values ? words{} + 0x7fc0 : rounded;
     *reinterpret_cast<halfwords*>(to) = __builtin_convertvector(rounded, halfwords);
 }
 
 typedef float half_floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double doubles __attribute__((vector_size(64)));
+
+// A large output is written past the caches: they would fetch each line first, and lose what the next reader needs.
+#ifdef __AVX512F__
+inline void store_past_caches(float* to, floats values) { _mm512_stream_ps(to, (__m512)values); }
+
+inline void store_past_caches(bfloat16* to, floats values) {
+    halfwords rounded;
+    store_many(reinterpret_cast<bfloat16*>(&rounded), values);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)rounded);
+}
+
+inline void fence() { _mm_sfence(); }
+#else
+template <class T>
+inline void store_past_caches(T* to, floats values) {
+    store_many(to, values);
+}
+
+inline void fence() {}
+#endif
+
+constexpr int64_t LARGE = 1 << 23;  // bytes of an output that is written past the caches
+
+// Whether runs of `size` values, one after the other in `count` values, are written past the caches: all have to lie
+// where such writes may begin.
+template <class T>
+inline bool is_large(const T* to, int64_t count, int64_t size) {
+    bool aligned = size * sizeof(T) % 64 == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+    return aligned && count * int64_t(sizeof(T)) >= LARGE;
+}
+
+template <class T>
+inline void put_many(T* to, floats values, bool large) {
+    if (large)
+        store_past_caches(to, values);
+    else
+        store_many(to, values);
+}
 
 inline double total(floats values) {
     const half_floats* halves = reinterpret_cast<const half_floats*>(&values);
@@ -106,12 +148,12 @@ struct Moments {
 // Mean and biased variance of runs of values.
 template <class T>
 Moments moments(const T* x, int64_t num_runs, int64_t stride, int64_t size, bool about_zero) {
-    double count = double(num_runs) * double(size), mean = 0, both[2] = {};
+    double share = 1 / (double(num_runs) * double(size)), mean = 0, both[2] = {};
     if (!about_zero) {
         sum_runs<1>(
             num_runs, stride, size, &mean, [&](floats* sums, int64_t i) { sums[0] += load_many(x + i); },
             [&](double* sums, int64_t i) { sums[0] += load(x[i]); });
-        mean /= count;
+        mean *= share;
     }
     float center = float(mean);
     sum_runs<2>(
@@ -126,15 +168,23 @@ Moments moments(const T* x, int64_t num_runs, int64_t stride, int64_t size, bool
             sums[0] += deviation;
             sums[1] += double(deviation) * deviation;
         });
-    double first = both[0] / count, second = both[1] / count;
+    double first = both[0] * share, second = both[1] * share;
     return about_zero ? Moments{0, second} : Moments{center + first, second - first * first};
 }
 
-template <class T>
-inline void scale_and_shift(const T* x, T* y, int64_t n, float center, float scale, float shift) {
+// `many(i)` for each whole vector of n values, `one(i)` for each value that is left.
+template <class Many, class One>
+inline void each(int64_t n, Many many, One one) {
     int64_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH) store_many(y + i, (load_many(x + i) - center) * scale + shift);
-    for (; i < n; i++) store(y + i, (load(x[i]) - center) * scale + shift);
+    for (; i + WIDTH <= n; i += WIDTH) many(i);
+    for (; i < n; i++) one(i);
+}
+
+template <class T>
+inline void scale_and_shift(const T* x, T* y, int64_t n, float center, float scale, float shift, bool large) {
+    each(
+        n, [=](int64_t i) { put_many(y + i, (load_many(x + i) - center) * scale + shift, large); },
+        [=](int64_t i) { store(y + i, (load(x[i]) - center) * scale + shift); });
 }
 
 // The sums of a backward pass: of dy, of dy * (x - center), and of x - center.
@@ -165,17 +215,31 @@ Sums backward_sums(const T* dy, const T* x, int64_t num_runs, int64_t stride, in
 // dx = dy * by_dy + (x - center) * by_x + constant
 template <class T>
 inline void backward_run(const T* dy, const T* x, T* dx, int64_t n, float center, float by_dy, float by_x,
-                         float constant) {
-    int64_t i = 0;
-    for (; i + WIDTH <= n; i += WIDTH)
-        store_many(dx + i, load_many(dy + i) * by_dy + (load_many(x + i) - center) * by_x + constant);
-    for (; i < n; i++) store(dx + i, load(dy[i]) * by_dy + (load(x[i]) - center) * by_x + constant);
+                         float constant, bool large) {
+    each(
+        n,
+        [=](int64_t i) {
+            put_many(dx + i, load_many(dy + i) * by_dy + (load_many(x + i) - center) * by_x + constant, large);
+        },
+        [=](int64_t i) { store(dx + i, load(dy[i]) * by_dy + (load(x[i]) - center) * by_x + constant); });
 }
 
 inline float at(const float* values, int64_t i, float otherwise) { return values ? values[i] : otherwise; }
 
 inline void put(float* values, int64_t i, float value) {
     if (values) values[i] = value;
+}
+
+// The rows are cut into as many parts as there are threads to help; `work(part, first row, last row)` does one.
+template <class Work>
+int64_t in_parts(int64_t rows, int64_t size, int64_t max_parts, Work work) {
+    int64_t parts = rows * size > WORTH_THREADS ? std::min(rows, max_parts) : 1;
+#pragma omp parallel for schedule(static) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        work(part, rows * part / parts, rows * (part + 1) / parts);
+        fence();
+    }
+    return parts;
 }
 
 // ---- channels ------------------------------------------------------------------------------------------------------
@@ -327,54 +391,50 @@ void short_channels_backward(const T* dy, const T* x, T* dx, const float* weight
 
 template <class T>
 void channels_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t N,
-                      int64_t C, int64_t S, double eps, bool given) {
+                      int64_t C, int64_t S, double eps, bool given, int64_t threads) {
     if (S < SHORT) return short_channels_forward(x, y, weight, bias, mean, var, N, C, S, eps, given);
-#pragma omp parallel for schedule(static) if (N * C * S > WORTH_THREADS)
-    for (int64_t c = 0; c < C; c++) {
-        Moments found = given ? Moments{mean[c], var[c]} : moments(x + c * S, N, C * S, S, false);
-        if (!given) {
-            mean[c] = float(found.mean);
-            var[c] = float(found.var);
+    bool large = is_large(y, N * C * S, S);
+    in_parts(C, N * S, threads, [=](int64_t, int64_t first, int64_t last) {
+        for (int64_t c = first; c < last; c++) {
+            Moments found = given ? Moments{mean[c], var[c]} : moments(x + c * S, N, C * S, S, false);
+            if (!given) {
+                mean[c] = float(found.mean);
+                var[c] = float(found.var);
+            }
+            Forward by(found, eps, at(weight, c, 1), at(bias, c, 0));
+            for (int64_t n = 0; n < N; n++) {
+                int64_t start = (n * C + c) * S;
+                scale_and_shift(x + start, y + start, S, by.center, by.scale, by.shift, large);
+            }
         }
-        Forward by(found, eps, at(weight, c, 1), at(bias, c, 0));
-        for (int64_t n = 0; n < N; n++) {
-            int64_t start = (n * C + c) * S;
-            scale_and_shift(x + start, y + start, S, by.center, by.scale, by.shift);
-        }
-    }
+    });
 }
 
 template <class T>
 void channels_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
-                       float* dweight, float* dbias, int64_t N, int64_t C, int64_t S, double eps, bool given) {
+                       float* dweight, float* dbias, int64_t N, int64_t C, int64_t S, double eps, bool given,
+                       int64_t threads) {
     if (S < SHORT)
         return short_channels_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, C, S, eps, given);
-#pragma omp parallel for schedule(static) if (N * C * S > WORTH_THREADS)
-    for (int64_t c = 0; c < C; c++) {
-        Sums sums = backward_sums(dy + c * S, x + c * S, N, C * S, S, mean[c]);
-        Backward by(sums, double(N) * double(S), var[c], eps, at(weight, c, 1), given);
-        put(dweight, c, by.dweight);
-        put(dbias, c, by.dbias);
-        if (!dx) continue;
-        for (int64_t n = 0; n < N; n++) {
-            int64_t start = (n * C + c) * S;
-            backward_run(dy + start, x + start, dx + start, S, mean[c], by.by_dy, by.by_x, by.constant);
+    bool large = is_large(dx, N * C * S, S);
+    in_parts(C, N * S, threads, [=](int64_t, int64_t first, int64_t last) {
+        for (int64_t c = first; c < last; c++) {
+            Sums sums = backward_sums(dy + c * S, x + c * S, N, C * S, S, mean[c]);
+            Backward by(sums, double(N) * double(S), var[c], eps, at(weight, c, 1), given);
+            put(dweight, c, by.dweight);
+            put(dbias, c, by.dbias);
+            if (!dx) continue;
+            for (int64_t n = 0; n < N; n++) {
+                int64_t start = (n * C + c) * S;
+                backward_run(dy + start, x + start, dx + start, S, mean[c], by.by_dy, by.by_x, by.constant, large);
+            }
         }
-    }
+    });
 }
 
 // ---- columns -------------------------------------------------------------------------------------------------------
 
 constexpr int64_t COLUMN_BLOCK = 8192;  // values of a block of rows, which stay in the first-level cache
-
-// The rows are cut into as many parts as there are threads to help; `work(part, first row, last row)` does one.
-template <class Work>
-int64_t in_parts(int64_t rows, int64_t size, int64_t max_parts, Work work) {
-    int64_t parts = rows * size > WORTH_THREADS ? std::min(rows, max_parts) : 1;
-#pragma omp parallel for schedule(static) if (parts > 1)
-    for (int64_t part = 0; part < parts; part++) work(part, rows * part / parts, rows * (part + 1) / parts);
-    return parts;
-}
 
 // Mean and sum of squared deviations of each column, over rows; blocks are merged by Chan's formula.
 template <class T>
@@ -416,6 +476,7 @@ void column_moments(const T* x, int64_t rows, int64_t C, double* mean, double* s
 template <class T>
 void columns_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t M,
                      int64_t C, double eps, bool given, int64_t threads) {
+    bool large = is_large(y, M * C, C);
     std::vector<float> coefficients(3 * C);
     float *center = coefficients.data(), *scale = center + C, *shift = scale + C;
     std::vector<double> found(2 * C * threads);
@@ -447,10 +508,14 @@ void columns_forward(const T* x, T* y, const float* weight, const float* bias, f
         shift[c] = by.shift;
     }
     in_parts(M, C, threads, [&](int64_t, int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; i++)
-#pragma omp simd
-            for (int64_t c = 0; c < C; c++)
-                store(y + i * C + c, (load(x[i * C + c]) - center[c]) * scale[c] + shift[c]);
+        for (int64_t i = first * C; i < last * C; i += C)
+            each(
+                C,
+                [=](int64_t c) {
+                    floats deviation = load_many(x + i + c) - load_many(center + c);
+                    put_many(y + i + c, deviation * load_many(scale + c) + load_many(shift + c), large);
+                },
+                [=](int64_t c) { store(y + i + c, (load(x[i + c]) - center[c]) * scale[c] + shift[c]); });
     });
 }
 
@@ -491,12 +556,19 @@ void columns_backward(const T* dy, const T* x, T* dx, const float* weight, const
         constant[c] = by.constant;
     }
     if (!dx) return;
+    bool large = is_large(dx, M * C, C);
     in_parts(M, C, threads, [&](int64_t, int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; i++)
-#pragma omp simd
-            for (int64_t c = 0; c < C; c++)
-                store(dx + i * C + c,
-                      load(dy[i * C + c]) * by_dy[c] + (load(x[i * C + c]) - mean[c]) * by_x[c] + constant[c]);
+        for (int64_t i = first * C; i < last * C; i += C)
+            each(
+                C,
+                [=](int64_t c) {
+                    floats deviation = load_many(x + i + c) - load_many(mean + c);
+                    floats found = load_many(dy + i + c) * load_many(by_dy + c) + deviation * load_many(by_x + c);
+                    put_many(dx + i + c, found + load_many(constant + c), large);
+                },
+                [=](int64_t c) {
+                    store(dx + i + c, load(dy[i + c]) * by_dy[c] + (load(x[i + c]) - mean[c]) * by_x[c] + constant[c]);
+                });
     });
 }
 
@@ -504,37 +576,48 @@ void columns_backward(const T* dy, const T* x, T* dx, const float* weight, const
 
 template <class T>
 void runs_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t R,
-                  int64_t K, int64_t S, int64_t G, double eps, bool about_zero) {
-#pragma omp parallel for schedule(static) if (R * K * S > WORTH_THREADS)
-    for (int64_t row = 0; row < R; row++) {
-        const T* from = x + row * K * S;
-        T* to = y + row * K * S;
-        Moments found = moments(from, 1, 0, K * S, about_zero);
-        if (!about_zero) mean[row] = float(found.mean);
-        var[row] = float(found.var);
-        float center = float(found.mean);
-        double scale = 1 / std::sqrt(found.var + eps), shift = -(found.mean - center) * scale;
-        const float* w = weight ? weight + row % G * K : nullptr;
-        const float* b = bias ? bias + row % G * K : nullptr;
-        if (S == 1) {
-            float by = float(scale), off = float(shift);
-            if (w && b) {
-#pragma omp simd
-                for (int64_t k = 0; k < K; k++) store(to + k, ((load(from[k]) - center) * by + off) * w[k] + b[k]);
-            } else if (w) {
-#pragma omp simd
-                for (int64_t k = 0; k < K; k++) store(to + k, ((load(from[k]) - center) * by + off) * w[k]);
+                  int64_t K, int64_t S, int64_t G, double eps, bool about_zero, int64_t threads) {
+    bool large = is_large(y, R * K * S, S == 1 ? K : S);
+    in_parts(R, K * S, threads, [=](int64_t, int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; row++) {
+            const T* from = x + row * K * S;
+            T* to = y + row * K * S;
+            Moments found = moments(from, 1, 0, K * S, about_zero);
+            if (!about_zero) mean[row] = float(found.mean);
+            var[row] = float(found.var);
+            float center = float(found.mean);
+            double scale = 1 / std::sqrt(found.var + eps), shift = -(found.mean - center) * scale;
+            const float* w = weight ? weight + row % G * K : nullptr;
+            const float* b = bias ? bias + row % G * K : nullptr;
+            if (S == 1) {
+                float by = float(scale), off = float(shift);
+                if (w && b) {
+                    each(
+                        K,
+                        [=](int64_t k) {
+                            floats z = (load_many(from + k) - center) * by + off;
+                            put_many(to + k, z * load_many(w + k) + load_many(b + k), large);
+                        },
+                        [=](int64_t k) { store(to + k, ((load(from[k]) - center) * by + off) * w[k] + b[k]); });
+                } else if (w) {
+                    each(
+                        K,
+                        [=](int64_t k) {
+                            put_many(to + k, ((load_many(from + k) - center) * by + off) * load_many(w + k), large);
+                        },
+                        [=](int64_t k) { store(to + k, ((load(from[k]) - center) * by + off) * w[k]); });
+                } else {
+                    scale_and_shift(from, to, K, center, by, off, large);
+                    if (b)
+                        for (int64_t k = 0; k < K; k++) store(to + k, load(to[k]) + b[k]);
+                }
             } else {
-                scale_and_shift(from, to, K, center, by, off);
-                if (b)
-                    for (int64_t k = 0; k < K; k++) store(to + k, load(to[k]) + b[k]);
+                for (int64_t k = 0; k < K; k++)
+                    scale_and_shift(from + k * S, to + k * S, S, center, float(scale * at(w, k, 1)),
+                                    float(shift * at(w, k, 1) + at(b, k, 0)), large);
             }
-        } else {
-            for (int64_t k = 0; k < K; k++)
-                scale_and_shift(from + k * S, to + k * S, S, center, float(scale * at(w, k, 1)),
-                                float(shift * at(w, k, 1) + at(b, k, 0)));
         }
-    }
+    });
 }
 
 // `backward_sums` of one run of dy * weight.
@@ -565,6 +648,7 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
                    float* dweight, float* dbias, int64_t R, int64_t K, int64_t S, int64_t G, double eps,
                    bool about_zero, int64_t threads) {
     int64_t P = G * K;  // parameters
+    bool large = is_large(dx, R * K * S, S == 1 ? K : S);
     std::vector<double> found(2 * P * threads);
     int64_t parts = in_parts(R, K * S, threads, [&](int64_t part, int64_t first, int64_t last) {
         double *own_weight = found.data() + 2 * P * part, *own_bias = own_weight + P;
@@ -574,7 +658,7 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
         for (int64_t row = first; row < last; row++) {
             const T *g = dy + row * K * S, *from = x + row * K * S;
             float center = about_zero ? 0 : mean[row];
-            double count = double(K * S), r = 1 / std::sqrt(double(var[row]) + eps);
+            double share = 1 / double(K * S), r = 1 / std::sqrt(double(var[row]) + eps);
             const float* w = weight ? weight + row % G * K : nullptr;
             double sum_g = 0, sum_gx = 0, sum_x = 0;
             if (S == 1) {
@@ -587,38 +671,36 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
                     sum_gx += sums[k].dyx * at(w, k, 1);
                     sum_x += sums[k].x;
                 }
-                double rest = about_zero ? 0 : sum_x / count;
+                double rest = about_zero ? 0 : sum_x * share;
                 for (int64_t k = 0; k < K; k++) {
                     own_weight[row % G * K + k] += (sums[k].dyx - rest * sums[k].dy) * r;
                     own_bias[row % G * K + k] += sums[k].dy;
                 }
             }
-            double rest = about_zero ? 0 : sum_x / count;
-            double by_x = -r * r * r * (sum_gx - rest * sum_g) / count;
-            double mean_g = about_zero ? 0 : sum_g / count;
+            double rest = about_zero ? 0 : sum_x * share;
+            double by_x = -r * r * r * (sum_gx - rest * sum_g) * share;
+            double mean_g = about_zero ? 0 : sum_g * share;
             if (S == 1) {
                 // The mean of g is taken off before r scales what is left: of a row of few values, that may be nothing.
                 float by = float(by_x), scale = float(r), minus = float(mean_g), off = float(-rest * by_x),
                       shift = float(-rest * r);
                 float *to_weight = block_weight + row % G * K, *to_bias = block_bias + row % G * K;
-                if (dx) {
-                    T* to = dx + row * K;
-                    if (w) {
-#pragma omp simd
-                        for (int64_t k = 0; k < K; k++)
-                            store(to + k, (load(g[k]) * w[k] - minus) * scale + (load(from[k]) - center) * by + off);
-                    } else {
-#pragma omp simd
-                        for (int64_t k = 0; k < K; k++)
-                            store(to + k, (load(g[k]) - minus) * scale + (load(from[k]) - center) * by + off);
-                    }
-                }
-#pragma omp simd
-                for (int64_t k = 0; k < K; k++) {
-                    float gk = load(g[k]);
-                    to_weight[k] += gk * ((load(from[k]) - center) * scale + shift);
-                    to_bias[k] += gk;
-                }
+                T* to = dx ? dx + row * K : nullptr;
+                each(
+                    K,
+                    [=](int64_t k) {
+                        floats gk = load_many(g + k), deviation = load_many(from + k) - center;
+                        floats weighted = w ? gk * load_many(w + k) : gk;
+                        if (to) put_many(to + k, (weighted - minus) * scale + deviation * by + off, large);
+                        store_many(to_weight + k, load_many(to_weight + k) + gk * (deviation * scale + shift));
+                        store_many(to_bias + k, load_many(to_bias + k) + gk);
+                    },
+                    [=](int64_t k) {
+                        float gk = load(g[k]), deviation = load(from[k]) - center;
+                        if (to) store(to + k, (gk * (w ? w[k] : 1) - minus) * scale + deviation * by + off);
+                        to_weight[k] += gk * (deviation * scale + shift);
+                        to_bias[k] += gk;
+                    });
                 if ((row - first) % (ROWS_IN_FLOAT * G) == ROWS_IN_FLOAT * G - 1 || row == last - 1) {
 #pragma omp simd
                     for (int64_t p = 0; p < 2 * P; p++) {
@@ -630,7 +712,7 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
                 T* to = dx + row * K * S;
                 for (int64_t k = 0; k < K; k++)
                     backward_run(g + k * S, from + k * S, to + k * S, S, center, float(r * at(w, k, 1)), float(by_x),
-                                 float(-r * mean_g - rest * by_x));
+                                 float(-r * mean_g - rest * by_x), large);
             }
         }
     });
@@ -658,13 +740,13 @@ extern "C" void follow(float* running_mean, float* running_var, const float* mea
 #define EXPORT(NAME, T)                                                                                               \
     extern "C" void channels_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,    \
                                             float* var, int64_t N, int64_t C, int64_t S, double eps, int given,       \
-                                            int64_t) {                                                                \
-        channels_forward(x, y, weight, bias, mean, var, N, C, S, eps, given);                                         \
+                                            int64_t threads) {                                                        \
+        channels_forward(x, y, weight, bias, mean, var, N, C, S, eps, given, threads);                                \
     }                                                                                                                 \
     extern "C" void channels_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,  \
                                              const float* var, float* dweight, float* dbias, int64_t N, int64_t C,    \
-                                             int64_t S, double eps, int given, int64_t) {                             \
-        channels_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, C, S, eps, given);                         \
+                                             int64_t S, double eps, int given, int64_t threads) {                     \
+        channels_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, C, S, eps, given, threads);                \
     }                                                                                                                 \
     extern "C" void columns_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,     \
                                            float* var, int64_t M, int64_t C, double eps, int given,                   \
@@ -678,8 +760,8 @@ extern "C" void follow(float* running_mean, float* running_var, const float* mea
     }                                                                                                                 \
     extern "C" void runs_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,        \
                                         float* var, int64_t R, int64_t K, int64_t S, int64_t G, double eps,           \
-                                        int about_zero, int64_t) {                                                    \
-        runs_forward(x, y, weight, bias, mean, var, R, K, S, G, eps, about_zero);                                     \
+                                        int about_zero, int64_t threads) {                                            \
+        runs_forward(x, y, weight, bias, mean, var, R, K, S, G, eps, about_zero, threads);                            \
     }                                                                                                                 \
     extern "C" void runs_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,      \
                                          const float* var, float* dweight, float* dbias, int64_t R, int64_t K,        \
