@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Made last, so that an installation that was interrupted is begun again.
 INSTALLED := .venv/installed
 
-.PHONY: setup train test check capabilities tensorboard clean
+.PHONY: setup train test check capabilities bench bench-check tensorboard clean
 
 setup: $(INSTALLED)  ## make the environment
 
@@ -26,6 +26,12 @@ check: setup  ## lint and types alone
 
 capabilities: setup  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
+
+bench: setup  ## measure speed and memory, and write docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+bench-check: setup  ## fail where a norm has become slower than it was meant to be
+	$(BIN)/python -m benchmarks.check
 
 tensorboard: setup  ## watch the runs
 	$(BIN)/tensorboard --logdir runs

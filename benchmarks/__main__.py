@@ -40,7 +40,8 @@ def run(command: str) -> str:
 
 def sections(text: str) -> dict[str, str]:
     """The sections of a document, by title."""
-    return dict(part.split("\n\n", 1) for part in text.split("\n## ")[1:])
+    parts = (part.split("\n\n", 1) for part in text.split("\n## ")[1:])
+    return {title: body.strip("\n") + "\n" for title, body in parts}
 
 
 def main() -> None:

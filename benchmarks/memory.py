@@ -3,6 +3,7 @@
 python -m benchmarks.memory
 """
 
+import argparse
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -63,5 +64,10 @@ def report() -> str:
     return table(["norm", "shape", "dtype", "layout", "kept, ours / torch", "peak, ours / torch"], rows)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(report())
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ def test_each_command_is_of_a_kind_that_is_run_here() -> None:
     prefixes = (
         "python train.py",
         "python -m tests.norms.conform",
+        "python -m benchmarks",
         "make ",
         "tensorboard ",
         "pip install",
@@ -75,6 +76,14 @@ def test_conform(command: str) -> None:
     assert "checks passed" in done.stdout
 
 
+@pytest.mark.parametrize("command", commands("python -m benchmarks"))
+def test_benchmarks(command: str) -> None:
+    """Their options are there; what they print is tested on little data."""
+    command = command.partition("#")[0]
+    done = subprocess.run([sys.executable, *shlex.split(command)[1:], "--help"], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", commands("tensorboard "))
 def test_tensorboard(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = ["--config=configs/digits.yaml", "--config=configs/debug.yaml"]
@@ -113,7 +122,14 @@ def test_the_requirements_are_what_is_installed() -> None:
 def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
     sources = "\n".join(
         path.read_text()
-        for pattern in ("src/**/*.py", "tests/**/*.py", "Makefile", ".pre-commit-config.yaml", "pyproject.toml")
+        for pattern in (
+            "src/**/*.py",
+            "tests/**/*.py",
+            "benchmarks/**/*.py",
+            "Makefile",
+            ".pre-commit-config.yaml",
+            "pyproject.toml",
+        )
         for path in REPOSITORY.glob(pattern)
     )
     indirectly = {

@@ -1,0 +1,78 @@
+"""The benchmarks run, compare what they say, and `make bench-check` fails where something is too slow."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as driver
+from benchmarks import check, memory, norms, timing
+from tests.commands import REPOSITORY
+
+
+def spin(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_medians_tell_the_slower_side() -> None:
+    found = timing.medians({"one": lambda: spin(0.002), "three": lambda: spin(0.006)}, rounds=3)
+    assert 2 < found["three"] / found["one"] < 4
+
+
+def test_a_table_in_markdown() -> None:
+    assert timing.table(["norm", "ratio"], [["A", 0.5]]) == "| norm | ratio |\n| --- | --- |\n| A | 0.50 |"
+
+
+def test_cases_cover_each_norm_with_a_kernel() -> None:
+    found = {case.name for case in norms.cases()}
+    assert found == {f"BatchNorm{n}d" for n in (1, 2, 3)} | {"LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm2d"}
+
+
+@pytest.mark.parametrize("case", [case for case in norms.cases() if torch.Size(case.shape).numel() < 40_000], ids=str)
+def test_a_row(case: norms.Case) -> None:
+    name, *_, kernels, formula = norms.measured(case, rounds=1)
+    assert name == case.name
+    assert kernels > 0
+    assert formula > 0
+
+
+def test_bytes() -> None:
+    case = norms.Case("LayerNorm", (64,), (256, 64), "float32")
+    ours, _ = case.layers()
+    x = case.tensor().requires_grad_()
+    assert memory.saved_bytes(ours, x) == x.nbytes + 2 * 256 * 4  # and each row's mean and variance
+    assert memory.peak_bytes(case.step(ours)) >= 2 * x.nbytes  # the output and the input's gradient
+
+
+@pytest.mark.parametrize(("limit", "code"), [(1e9, 0), (0.0, 1)])
+def test_the_check_fails_where_ours_is_too_slow(limit: float, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = norms.Case("LayerNorm", (16,), (4, 16), "float32")
+    monkeypatch.setattr(check, "LIMITS", {case: (limit, limit)})
+    monkeypatch.setattr(check, "keep_freed_memory", lambda: "")
+    with pytest.raises(SystemExit) as caught:
+        check.main()
+    assert caught.value.code == code
+
+
+def test_a_part_is_written_anew_and_the_others_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(driver, "DOCUMENT", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(driver, "PARTS", {"A": "benchmarks.a", "B": "benchmarks.b"})
+    runs = iter(range(9))
+    monkeypatch.setattr(driver, "run", lambda command: f"{command} {next(runs)}\n")
+    for arguments in ([], ["--only", "b"]):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+        driver.main()
+    found = driver.sections(driver.DOCUMENT.read_text())
+    assert {title: text.strip() for title, text in found.items()} == {"A": "benchmarks.a 0", "B": "benchmarks.b 2"}
+
+
+@pytest.mark.parametrize("command", driver.PARTS.values())
+def test_each_part_is_a_command(command: str) -> None:
+    module, *options = command.split()
+    done = subprocess.run([sys.executable, "-m", module, *options, "--help"], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
