@@ -19,8 +19,8 @@ from src.norms.functional import (
     is_recomputing,
     normalize,
 )
-from src.norms.kernels import cpu
-from src.norms.kernels.setting import enabled
+from src.norms.kernels import cpu, gpu
+from src.norms.kernels.setting import setting
 
 
 def standardize(
@@ -58,7 +58,7 @@ def normalize_by(
 
 def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Statistics, factor: float | Tensor) -> None:
     """Move running statistics, vectors, towards a batch's, in place: `running += factor * (batch - running)`."""
-    by_kernel = not _formula_needed() and enabled() and not is_recomputing()
+    by_kernel = not _formula_needed() and setting() == "auto" and not is_recomputing()
     if by_kernel and cpu.follow(running_mean, running_var, batch, factor):
         return
     assert batch.mean is not None
@@ -66,6 +66,17 @@ def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Stati
         follow_one(running_mean, batch.mean.flatten(), factor)
     if running_var is not None:
         follow_one(running_var, batch.unbiased_var().flatten(), factor)
+
+
+def _find_kernel(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
+) -> cpu.Kernel | gpu.Kernel | None:
+    """The kernel that computes the formula, or None where there is none or it is not wanted."""
+    wanted = setting()
+    if wanted == "off":
+        return None
+    backend = gpu if wanted == "triton" or x.is_cuda else cpu
+    return backend.kernel_for(x, weight, bias, axes, given)
 
 
 def _formula_needed(*tensors: Tensor | None) -> bool:
@@ -126,7 +137,7 @@ class _Normalize(torch.autograd.Function):
         eps: float,
         given: Statistics | None,
     ) -> tuple[Tensor | int | None, ...]:
-        kernel = cpu.kernel_for(x, weight, bias, axes, given is not None) if mask is None and enabled() else None
+        kernel = None if mask is not None else _find_kernel(x, weight, bias, axes, given)
         if kernel is not None:
             y, found = kernel.forward(x, weight, bias, eps, given)
         else:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from src import norms
-from src.norms.kernels import build, cpu, setting
+from src.norms.kernels import build, cpu
+from src.norms.kernels import setting as settings
 from src.norms.kernels.arrangement import arrange
-from src.norms.kernels.setting import enabled, use_kernels
+from src.norms.kernels.setting import setting, use_kernels
 from tests.commands import REPOSITORY
 from tests.errors import error_is
 
@@ -53,7 +54,7 @@ def test_a_kernel_computes_the_formula(
             return getattr(library, name)
 
     monkeypatch.setattr(cpu, "load", Spy)
-    cpu._choose.cache_clear()
+    cpu._calls.cache_clear()
     threads = torch.get_num_threads()
     found = []
     for num_threads, flag in ((1, True), (3, True), (1, False)):
@@ -67,7 +68,7 @@ def test_a_kernel_computes_the_formula(
             in_eval = twin.eval()(given)
             found.append([y.detach(), in_eval.detach(), *gradients, *twin.buffers()])
     torch.set_num_threads(threads)
-    cpu._choose.cache_clear()
+    cpu._calls.cache_clear()
     assert {f"{kernel}_forward_{str(dtype)[6:]}", f"{kernel}_backward_{str(dtype)[6:]}"} <= set(called)
     unit = torch.finfo(dtype).eps
     for values in found[:2]:
@@ -126,15 +127,15 @@ def test_without_a_library_one_line_says_so(environment: dict[str, str], why: st
 
 
 def test_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting._of_environment.cache_clear()
+    settings._of_environment.cache_clear()
     monkeypatch.setenv("LIGHTNING_NORMS_KERNELS", "off")
-    assert not enabled()
+    assert setting() == "off"
     with use_kernels(True):
-        assert enabled()
-    assert not enabled()
-    setting._of_environment.cache_clear()
+        assert setting() == "auto"
+    assert setting() == "off"
+    settings._of_environment.cache_clear()
     monkeypatch.setenv("LIGHTNING_NORMS_KERNELS", "fast")
-    with error_is(ValueError, "LIGHTNING_NORMS_KERNELS=fast: expected one of auto, off"):
+    with error_is(ValueError, "LIGHTNING_NORMS_KERNELS=fast: expected one of auto, off, triton"):
         norms.LayerNorm(8)(torch.ones(2, 8))
 
 

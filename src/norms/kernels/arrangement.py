@@ -5,6 +5,13 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
+from src.norms.functional import Axes, Statistics
+
+PLAIN = (Tensor, torch.nn.Parameter)  # what other classes of tensors hold in memory is their own business
+
 
 class Arrangement(NamedTuple):
     """A way in which the values of one mean lie in memory, with its sizes.
@@ -19,7 +26,6 @@ class Arrangement(NamedTuple):
     statistics_shape: tuple[int, ...]
 
 
-@lru_cache(maxsize=4096)
 def arrange(
     shape: tuple[int, ...],
     stride: tuple[int, ...],
@@ -64,6 +70,38 @@ def arrange(
             return Arrangement("columns", (outer, size("ng")), statistics_shape)
         return Arrangement("channels", (outer, size("ng"), inner), statistics_shape)
     return None
+
+
+def arrangement_of(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
+) -> Arrangement | None:
+    """`arrange` for a tensor and its parameters, or None also where kernels cannot read these or would not be seen."""
+    if torch._C._len_torch_dispatch_stack():  # who records operations would not see that anything is computed
+        return None
+    device, shapes = x.device, []
+    for tensor in (x, weight, bias, *(given[:2] if given else ())):
+        if tensor is not None and (type(tensor) not in PLAIN or tensor.device != device):
+            return None
+    for parameter in (weight, bias, *(given[:2] if given else ())):
+        if parameter is not None:
+            if not parameter.is_contiguous():
+                return None
+            shapes.append(parameter.shape)
+    return _arrange_axes(x.shape, x.stride(), axes, tuple(shapes), given is not None)
+
+
+@lru_cache(maxsize=4096)
+def _arrange_axes(
+    shape: tuple[int, ...], stride: tuple[int, ...], axes: Axes, parameters: tuple[tuple[int, ...], ...], given: bool
+) -> Arrangement | None:
+    """Remembered, since to look takes longer than a small input's arithmetic."""
+    if len(set(parameters)) > 1:
+        return None
+    x = torch.empty_strided(shape, stride, device="meta")
+    x = x if axes.shape is None else x.view(axes.shape)
+    parameter_shape = axes.spread(torch.empty(parameters[0], device="meta")).shape if parameters else None
+    arrangement = arrange(x.shape, x.stride(), axes.dims, parameter_shape, given)
+    return None if axes.about_zero and arrangement and arrangement.kernel != "runs" else arrangement
 
 
 def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...], order: tuple[int, ...]) -> bool:

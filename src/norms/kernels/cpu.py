@@ -1,14 +1,14 @@
 """Kernels for CPU: which of them fits an input, and the call."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from src.norms.functional import Axes, Statistics
-from src.norms.kernels.arrangement import Arrangement, arrange
+from src.norms.kernels.arrangement import PLAIN, Arrangement, arrangement_of
 from src.norms.kernels.build import load
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -81,48 +81,26 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor's values are where its address says."""
-    return tensor.is_cpu and type(tensor) in (Tensor, torch.nn.Parameter)
-
-
-def kernel_for(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: bool = False) -> Kernel | None:
-    """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
-    if x.dtype not in DTYPES or not _is_plain(x):
-        return None
-    if torch._C._len_torch_dispatch_stack():  # who records operations would not see that anything is computed
-        return None
-    for parameter in (weight, bias):
-        if parameter is not None and not parameter.is_contiguous():
-            return None
-    shapes = (None if weight is None else weight.shape, None if bias is None else bias.shape)
-    return _choose(x.dtype, x.shape, x.stride(), axes, shapes, given)
-
-
-@lru_cache(maxsize=4096)
-def _choose(
-    dtype: torch.dtype,
-    shape: tuple[int, ...],
-    stride: tuple[int, ...],
-    axes: Axes,
-    parameter_shapes: tuple[tuple[int, ...] | None, ...],
-    given: bool,
+def kernel_for(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
 ) -> Kernel | None:
-    """`kernel_for`, remembered: looking takes longer than a small input's arithmetic."""
+    """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
+    if x.dtype not in DTYPES or not x.is_cpu:
+        return None
+    arrangement = arrangement_of(x, weight, bias, axes, given)
+    calls = None if arrangement is None else _calls(arrangement.kernel, x.dtype)
+    if arrangement is None or calls is None:
+        return None
+    return Kernel(*calls, arrangement, axes.about_zero, given is not None)
+
+
+@cache
+def _calls(kernel: str, dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]] | None:
     library = load()
-    shapes = {of_parameter for of_parameter in parameter_shapes if of_parameter is not None}
-    if library is None or len(shapes) > 1:
+    if library is None:
         return None
-    x = torch.empty_strided(shape, stride, device="meta")
-    x = x if axes.shape is None else x.view(axes.shape)
-    spread = [axes.spread(torch.empty(of_parameter, device="meta")).shape for of_parameter in shapes]
-    arrangement = arrange(x.shape, x.stride(), axes.dims, spread[0] if spread else None, given)
-    if arrangement is None or (axes.about_zero and arrangement.kernel != "runs"):
-        return None
-    forward, backward = (
-        getattr(library, f"{arrangement.kernel}_{way}_{DTYPES[dtype]}") for way in ("forward", "backward")
-    )
-    return Kernel(forward, backward, arrangement, axes.about_zero, given)
+    forward, backward = (getattr(library, f"{kernel}_{way}_{DTYPES[dtype]}") for way in ("forward", "backward"))
+    return forward, backward
 
 
 def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Statistics, factor: float | Tensor) -> bool:
@@ -133,7 +111,7 @@ def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Stati
     tensors = (running_mean, running_var, mean, var)
     if (
         isinstance(count, Tensor)
-        or not all(_is_plain(t) and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+        or not all(type(t) in PLAIN and t.is_cpu and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
         or torch._C._len_torch_dispatch_stack()
         or (library := load()) is None
     ):

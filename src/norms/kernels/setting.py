@@ -1,4 +1,4 @@
-"""Whether kernels are used: the environment's word, and a context's over it."""
+"""Which kernels are used: the environment's word, and a context's over it."""
 
 import os
 from collections.abc import Iterator
@@ -6,23 +6,24 @@ from contextlib import contextmanager
 from functools import cache
 
 VARIABLE = "LIGHTNING_NORMS_KERNELS"
-VALUES = {"auto": True, "off": False}
+VALUES = ("auto", "off", "triton")
 
-_in_context: list[bool] = []
+_in_context: list[str] = []
 
 
 @cache
-def _of_environment() -> bool:
+def _of_environment() -> str:
     value = os.environ.get(VARIABLE, "auto")
     if value not in VALUES:
         raise ValueError(f"{VARIABLE}={value}: expected one of {', '.join(VALUES)}")
-    return VALUES[value]
+    return value
 
 
-def enabled() -> bool:
-    """Whether a kernel is taken where one fits, as it is unless LIGHTNING_NORMS_KERNELS=off or `use_kernels(False)`.
+def setting() -> str:
+    """What LIGHTNING_NORMS_KERNELS says, or `use_kernels`.
 
-    The environment is read once.
+    auto, the default: a kernel is taken where one fits. off: none. triton: of the kernels only those in Triton, which
+    its interpreter runs on CPU. The environment is read once.
 
     Raises:
         ValueError: the variable holds something else.
@@ -35,7 +36,7 @@ def enabled() -> bool:
 @contextmanager
 def use_kernels(flag: bool) -> Iterator[None]:
     """Within the block, take kernels where they fit, or compute everything by the formula; whatever the environment."""
-    _in_context.append(flag)
+    _in_context.append("auto" if flag else "off")
     try:
         yield
     finally:

@@ -64,7 +64,7 @@ def test_a_part_is_written_anew_and_the_others_stay(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(driver, "PARTS", {"A": "benchmarks.a", "B": "benchmarks.b"})
     runs = iter(range(9))
     monkeypatch.setattr(driver, "run", lambda command: f"{command} {next(runs)}\n")
-    for arguments in ([], ["--only", "b"]):
+    for arguments in ([], ["--only", ".b"]):
         monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
         driver.main()
     found = driver.sections(driver.DOCUMENT.read_text())
