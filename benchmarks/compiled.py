@@ -7,8 +7,9 @@ import argparse
 
 import torch
 
+from benchmarks.machine import conditions
 from benchmarks.norms import MAPS, TOKENS, Case
-from benchmarks.timing import environment, keep_freed_memory, medians, table
+from benchmarks.timing import keep_freed_memory, medians, table
 
 CASES = (
     *(Case("BatchNorm2d", (shape[1],), shape, "float32") for shape in MAPS),
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{environment()}; {options.threads} threads; {keep_freed_memory()}\n\n{report()}")
+    malloc = keep_freed_memory()
+    print(f"{report()}\n\nWith \\{malloc}. {conditions()}")
 
 
 if __name__ == "__main__":

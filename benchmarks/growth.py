@@ -7,8 +7,9 @@ import argparse
 
 import torch
 
+from benchmarks.machine import conditions
 from benchmarks.norms import Case
-from benchmarks.timing import environment, keep_freed_memory, medians, table
+from benchmarks.timing import keep_freed_memory, medians, table
 
 BATCHES = (2, 8, 32, 128, 512)
 SHAPES = {"BatchNorm2d": ((64,), (64, 16, 16)), "LayerNorm": ((256,), (64, 256)), "GroupNorm": ((8, 64), (64, 16, 16))}
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{environment()}; {options.threads} threads; {keep_freed_memory()}\n\n{report()}")
+    malloc = keep_freed_memory()
+    print(f"{report()}\n\nWith \\{malloc}. {conditions()}")
 
 
 if __name__ == "__main__":

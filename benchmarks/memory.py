@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.machine import conditions
 from benchmarks.norms import MAPS, TOKENS, Case
 from benchmarks.timing import table
 
@@ -66,7 +67,7 @@ def report() -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    print(report())
+    print(f"{report()}\n\n{conditions()}")
 
 
 if __name__ == "__main__":

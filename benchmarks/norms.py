@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.timing import environment, keep_freed_memory, medians, table
+from benchmarks.machine import conditions
+from benchmarks.timing import keep_freed_memory, medians, table
 from src import norms
 from src.norms.kernels.setting import use_kernels
 
@@ -106,8 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     malloc = keep_freed_memory()
-    print(f"{environment()}; {options.threads} threads; {malloc}\n")
-    print(report(options.only, options.rounds))
+    print(f"{report(options.only, options.rounds)}\n\nWith {malloc}. {conditions()}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.timing import environment, keep_freed_memory, medians, table
+from benchmarks.machine import conditions
+from benchmarks.timing import keep_freed_memory, medians, table
 from src.models import ImageClassifier, TextClassifier
 from src.norms import NORMS
 
@@ -79,7 +80,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{environment()}; {options.threads} threads; {keep_freed_memory()}\n\n{report()}\n\n{depth()}")
+    malloc = keep_freed_memory()
+    print(f"{report()}\n\n{depth()}\n\nWith \\{malloc}. {conditions()}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """Fair timing: what is compared runs in turn in one process, and medians are compared."""
 
 import ctypes
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 import torch
 
@@ -58,11 +55,3 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(
         f"| {' | '.join(f'{v:.2f}' if isinstance(v, float) else str(v) for v in line)} |" for line in lines
     )
-
-
-def environment() -> str:
-    """The hardware and the versions, in one line."""
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    processor = names[0].partition(":")[2].strip() if names else platform.processor()
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
-    return f"{os.cpu_count()} cores of {processor}, {torch.backends.cpu.get_cpu_capability()}; {versions}"

@@ -2,6 +2,8 @@
 
 import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from src.cli import TrainCLI
 from src.data import Digits
 from src.models import ImageClassifier
 from src.norms import NORMS
-from tests.commands import QUIET, error_of, run_here, run_process
+from tests.commands import QUIET, REPOSITORY, error_of, run_here, run_process
 from tests.standins import make_image_folder
 
 DIGITS = ["--config=configs/digits.yaml", *QUIET]
@@ -45,7 +47,7 @@ def test_the_last_lines_say_how_well_and_where(run: tuple[Path, str]) -> None:
 
 def test_tensorboard_has_the_curves(run: tuple[Path, str]) -> None:
     tags = events(run[0] / "runs/digits/version_0").Tags()
-    expected = ["train/loss", "train/accuracy", "train/samples_per_second", "lr-SGD/pg1", "epoch"]
+    expected = ["train/loss", "train/loss_epoch", "train/accuracy", "train/samples_per_second", "lr-SGD/pg1", "epoch"]
     expected += [f"{split}/{score}" for split in ("val", "test") for score in ("loss", "accuracy", "f1")]
     assert set(expected) <= set(tags["scalars"])
     assert "config/text_summary" in tags["tensors"]
@@ -213,11 +215,28 @@ def test_a_checkpoint_of_other_data_is_refused(
 
 
 def test_two_processes_make_one_run(tmp_path: Path) -> None:
-    few = ["--config=configs/debug.yaml", "--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=8"]
-    done = run_process(tmp_path, "fit", *DIGITS, *few, "--trainer.limit_test_batches=null")
+    few = ["--config=configs/debug.yaml", "--trainer.limit_test_batches=null"]
+    # Nothing that sees the other samples of its process's batch, or draws random numbers by process.
+    few += ["--model.norm=GroupNorm", "--data.crop_padding=0", "--model.recipe.lr=0.001"]
+    both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=8"]
+    done = run_process(tmp_path, "fit", *DIGITS, *few, *both)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "runs/debug").iterdir()] == ["version_0"]
     assert done.stdout.count("Test accuracy") == 1
-    (f1,) = events(tmp_path / "runs/debug/version_0").Scalars("test/accuracy")
+    two = events(tmp_path / "runs/debug/version_0")
+    (accuracy,) = two.Scalars("test/accuracy")
     # A share of all 270 test samples: none is counted twice.
-    assert f1.value * 270 == pytest.approx(round(f1.value * 270), abs=1e-3)
+    assert accuracy.value * 270 == pytest.approx(round(accuracy.value * 270), abs=1e-3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, tmp_path, "fit", *DIGITS, *few, "--data.batch_size=16", "--experiment=one")
+    one = events(tmp_path / "runs/one/version_0")
+    for score in ("train/loss_epoch", "train/accuracy"):
+        assert two.Scalars(score)[0].value == pytest.approx(one.Scalars(score)[0].value, rel=1e-4)
+
+
+def test_the_command_line_imports_no_datasets_library() -> None:
+    """Help and mistakes come without seconds of imports that only a run needs."""
+    script = "import sys, src.cli; print(*({'sklearn', 'pandas', 'tensorboard', 'onnx'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from src.callbacks.logged_step import LoggedSteps
+
 
 class SamplesPerSecond(Callback):
     """Logs `train/samples_per_second`, over all processes, with each logged step.
@@ -14,6 +16,7 @@ class SamplesPerSecond(Callback):
     """
 
     def __init__(self) -> None:
+        self._steps = LoggedSteps()
         self._restart()
 
     def _restart(self) -> None:
@@ -30,8 +33,7 @@ class SamplesPerSecond(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._samples += len(batch[1])
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and trainer.global_step % every == 0:
+        if self._steps.ended(trainer):
             seconds = time.perf_counter() - self._since
             pl_module.log("train/samples_per_second", self._samples * trainer.world_size / seconds, batch_size=1)
             self._restart()

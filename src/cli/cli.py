@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src.callbacks import SamplesPerSecond
+from src.callbacks import ProgressBar, SamplesPerSecond
 from src.cli.agreement import disagreements, load_hyperparameters
 from src.cli.parser import FROM_DATA, Parser, explain, fail
 from src.cli.predictions import write_predictions
@@ -111,6 +112,8 @@ class TrainCLI(LightningCLI):
             callbacks.append(SamplesPerSecond())
             if logger:
                 callbacks.append(LearningRateMonitor(logging_interval="step"))
+        if options.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in callbacks):
+            callbacks.append(ProgressBar())
         if options.enable_checkpointing is not False:
             callbacks += checkpoints(self._checkpoint_dir(logger))
         return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)

@@ -179,7 +179,12 @@ class ClassificationData(LightningDataModule):
         trainer = self.trainer
         if trainer and trainer.training:
             step = (global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
-            torch.manual_seed(int(np.random.SeedSequence(step).generate_state(1, np.uint64)[0]))
+            seed = int(np.random.SeedSequence(step).generate_state(1, np.uint64)[0])
+            # Not torch.manual_seed, which goes through all kinds of devices: 2 ms for those that are not there.
+            torch.default_generator.manual_seed(seed)
+            device = trainer.strategy.root_device
+            if device.type != "cpu":
+                torch.get_device_module(device).manual_seed(seed)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Any, torch.Tensor]:

@@ -1,7 +1,6 @@
 """Handwritten digits that ship inside scikit-learn: no download, seconds to train."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from src.data.images import ImageData, ImageDataset
 from src.data.scaling import ScalingName
@@ -54,6 +53,9 @@ class Digits(ImageData):
 
     def load(self) -> dict[str, ImageDataset]:
         """All digits, to be split."""
-        images, labels = load_digits().images, load_digits().target  # (N, 8, 8), (N,)
+        from sklearn.datasets import load_digits  # a second, with pandas, that no other dataset needs
+
+        digits = load_digits()
+        images, labels = digits.images, digits.target  # (N, 8, 8), (N,)
         pixels = np.round(images * (255 / 16)).astype(np.uint8)
         return {"train": ImageDataset(pixels[:, None], labels)}

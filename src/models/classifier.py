@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from src.models.recipe import Recipe
+from src.models.tally import Tally, is_logged_step
 from src.norms import NormFamily, swap_norms
 
 
@@ -44,7 +45,7 @@ class Classifier(LightningModule):
         self.recipe = recipe
         self.compile_backbone = compile
         self.loss = recipe.build_loss()
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.train_tally = Tally()
         scores = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -53,7 +54,7 @@ class Classifier(LightningModule):
         )
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
         # A mean metric rather than a logged mean: it weighs by samples and adds up over processes.
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
 
     def save_plain_hyperparameters(self, **options: Any) -> None:
         """Keep a subclass's constructor arguments as plain values, in the form that LightningCLI gives them."""
@@ -74,10 +75,16 @@ class Classifier(LightningModule):
         inputs, labels = batch
         logits = self(inputs)
         loss = self.loss(logits, labels)
-        self.train_accuracy.update(logits, labels)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.train_tally.update(loss.detach(), logits.detach(), labels)
+        if is_logged_step(self.trainer):  # `self.log` costs ten times the tally, and what it keeps costs at each batch
+            self.log("train/loss", loss, batch_size=len(labels))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        loss, accuracy = self.train_tally.compute()
+        self.train_tally.reset()
+        # They are of all processes by now; Lightning wants to be told.
+        self.log_dict({"train/loss_epoch": loss, "train/accuracy": accuracy}, sync_dist=True)
 
     def validation_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, self.val_loss, self.val_scores)

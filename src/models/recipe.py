@@ -57,9 +57,11 @@ class Recipe:
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
+        # One pass over the weights in place of five; on a GPU torch's own choice is as fast.
+        fused = True if all(p.device.type == "cpu" for p in trained) else None
         if self.optimizer == "sgd":
-            return SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
-        return AdamW(groups, lr=self.lr)
+            return SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0, fused=fused)
+        return AdamW(groups, lr=self.lr, fused=fused)
 
     def build_schedule(self, optimizer: Optimizer, num_steps: int) -> LRScheduler:
         """The learning rate over `num_steps` optimizer steps."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from src.data.augment import augment, random_crop, random_flip
+from src.data.augment import augment
 
 
 def images_of(num_samples: int = 64) -> torch.Tensor:
@@ -13,7 +13,7 @@ def images_of(num_samples: int = 64) -> torch.Tensor:
 def test_crop_is_a_shift_that_differs_per_sample_and_reaches_every_offset() -> None:
     torch.manual_seed(0)
     images = images_of(500)
-    cropped = random_crop(images, padding=2)
+    cropped = augment(images, crop_padding=2, flip=False)
     assert cropped.shape == images.shape
     assert cropped.dtype == torch.uint8
     padded = torch.nn.functional.pad(images[0], (2, 2, 2, 2))
@@ -26,11 +26,21 @@ def test_crop_is_a_shift_that_differs_per_sample_and_reaches_every_offset() -> N
 def test_flip_mirrors_about_half_of_the_samples() -> None:
     torch.manual_seed(0)
     images = images_of(400)
-    flipped = random_flip(images)
+    flipped = augment(images, crop_padding=0, flip=True)
     mirrored = torch.tensor([torch.equal(image, images[0].flip(-1)) for image in flipped])
     untouched = torch.tensor([torch.equal(image, images[0]) for image in flipped])
     assert (mirrored ^ untouched).all()
     assert 150 < mirrored.sum() < 250
+
+
+def test_crop_and_flip_are_a_crop_and_then_a_flip() -> None:
+    torch.manual_seed(0)
+    images = images_of(400)
+    both = augment(images, crop_padding=2, flip=True)
+    torch.manual_seed(0)
+    cropped = augment(images, crop_padding=2, flip=False)
+    mirrored = torch.rand(len(images)) < 0.5
+    assert torch.equal(both, torch.where(mirrored[:, None, None, None], cropped.flip(-1), cropped))
 
 
 def test_nothing_asked_nothing_done() -> None:

@@ -76,3 +76,15 @@ def test_each_part_is_a_command(command: str) -> None:
     module, *options = command.split()
     done = subprocess.run([sys.executable, "-m", module, *options, "--help"], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_training() -> None:
+    few = ["--cases", "small-digits", "--rounds", "1", "--steps", "8"]
+    command = [sys.executable, "-m", "benchmarks.training", *few]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert [len(row) for row in rows] == [8, 1, 8]
+    assert rows[-1][0] == "small-digits"
+    assert all(float(number) > 0 for number in rows[-1][1:])
+    assert f"`python -m benchmarks.training {' '.join(few)}`" in done.stdout

@@ -1,0 +1,39 @@
+"""A progress bar that costs next to nothing."""
+
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+from src.callbacks.logged_step import LoggedSteps
+
+REFRESHES_PER_SECOND = 5
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, moved some times a second rather than at each batch, with the loss of the last logged step.
+
+    Reading a loss waits for the device. What is logged with `prog_bar=True` in a training step would be read at every
+    step; logged steps are read in any case.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=REFRESHES_PER_SECOND)
+        self._steps = LoggedSteps()
+        self._moved = 0.0
+        self._loss: dict[str, float] = {}
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        return {**super().get_metrics(trainer, pl_module), **self._loss}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        logged, now = self._steps.ended(trainer), time.monotonic()
+        if logged and (loss := trainer.callback_metrics.get("train/loss")) is not None:
+            self._loss = {"train/loss": loss.item()}
+        last = batch_idx + 1 == trainer.num_training_batches
+        if last or now - self._moved > 1 / REFRESHES_PER_SECOND:
+            self._moved = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
