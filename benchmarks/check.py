@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from benchmarks.norms import MAPS, SMALL_MAPS, SMALL_TOKENS, TOKENS, Case, with_kernels
+from benchmarks.norms import MAPS, SMALL_MAPS, SMALL_TOKENS, TOKENS, Case, by_formula
 from benchmarks.timing import keep_freed_memory, medians, table
 
 # The most that our time, with kernels and without, may be over torch's.
@@ -31,7 +31,7 @@ def main() -> None:
     for case, limits in LIMITS.items():
         ours, theirs = case.layers()
         step = case.step(ours)
-        steps = {"kernels": with_kernels(True, step), "formula": with_kernels(False, step), "torch": case.step(theirs)}
+        steps = {"kernels": step, "formula": by_formula(step), "torch": case.step(theirs)}
         seconds = medians(steps)
         for side, limit in zip(("kernels", "formula"), limits, strict=True):
             ratio = seconds[side] / seconds["torch"]

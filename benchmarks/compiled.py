@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     malloc = keep_freed_memory()
-    print(f"{report()}\n\nWith \\{malloc}. {conditions()}")
+    print(f"{report()}\n\nWith {malloc}. {conditions()}")
 
 
 if __name__ == "__main__":

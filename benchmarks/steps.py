@@ -81,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     malloc = keep_freed_memory()
-    print(f"{report()}\n\n{depth()}\n\nWith \\{malloc}. {conditions()}")
+    print(f"{report()}\n\n{depth()}\n\nWith {malloc}. {conditions()}")
 
 
 if __name__ == "__main__":
