@@ -35,6 +35,7 @@ class News(TextData):
     Args:
         vocab_size: entries of the tokenizer that is trained on the training split.
         max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        token_dropout: in training, the share of a text's tokens that is left out, others in each epoch.
         tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
             trains one.
         batch_size: samples per batch and process.
@@ -51,6 +52,7 @@ class News(TextData):
         self,
         vocab_size: int = 8192,
         max_length: int = 256,
+        token_dropout: float = 0.0,
         tokenizer: str | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -62,6 +64,7 @@ class News(TextData):
             class_names=self.names,
             vocab_size=vocab_size,
             max_length=max_length,
+            token_dropout=token_dropout,
             tokenizer=tokenizer,
             batch_size=batch_size,
             num_workers=num_workers,

@@ -52,6 +52,27 @@ def pad(rows: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
     }
 
 
+def drop_tokens(inputs: dict[str, Tensor], share: float, special_ids: Tensor, pad_token_id: int) -> dict[str, Tensor]:
+    """Leave out a random `share` of each text's tokens, rounded down; the others close up, special ones all stay.
+
+    Rows of one length stay so, and a batch of buckets as full as it was. Random numbers come from torch's global
+    generator. `input_ids` and `attention_mask`, (B, T) each, become (B, at most T).
+    """
+    ids, is_token = inputs["input_ids"], inputs["attention_mask"].bool()
+    droppable = is_token & ~torch.isin(ids, special_ids)
+    num_dropped = (droppable.sum(1, keepdim=True) * share).long()  # (B, 1)
+    rank = torch.rand(ids.shape).masked_fill(~droppable, 1.0).argsort(1).argsort(1)
+    kept = is_token & (rank >= num_dropped)
+    num_kept = kept.sum(1, keepdim=True)
+    # Stable: what is kept comes first, in its order.
+    order = (~kept).to(torch.int8).argsort(dim=1, stable=True)[:, : int(num_kept.max())]
+    mask = torch.arange(order.shape[1]) < num_kept
+    return {
+        "input_ids": ids.gather(1, order).masked_fill(~mask, pad_token_id),
+        "attention_mask": mask.long(),
+    }
+
+
 class TokenDataset(BatchDataset):
     """Token ids of N texts, all in one array.
 
@@ -79,12 +100,14 @@ class TextData(ClassificationData):
     """Texts in batches: a dict of `input_ids` and `attention_mask`, (B, T) int64, and labels (B,).
 
     Texts become ids once, and the ids are cached in `root/cache`. In training and evaluation, texts of similar
-    length share a batch, which leaves little padding. A subclass gives its texts in `load`.
+    length share a batch, which leaves little padding. In training a share of each text's tokens may be left out, others
+    in each epoch ("word dropout" of https://aclanthology.org/P15-1162). A subclass gives its texts in `load`.
 
     Args:
         class_names: the classes in the order of their labels.
         vocab_size: entries of the tokenizer that is trained on the training split.
         max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        token_dropout: in training, the share of a text's tokens that is left out.
         tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`.
         batch_size: samples per batch and process.
         num_workers: loader processes per process.
@@ -99,6 +122,7 @@ class TextData(ClassificationData):
         class_names: Sequence[str],
         vocab_size: int,
         max_length: int,
+        token_dropout: float,
         tokenizer: str | None,
         batch_size: int,
         num_workers: int,
@@ -113,7 +137,13 @@ class TextData(ClassificationData):
         # Below these numbers the special tokens would leave no room for letters or for text.
         require_at_least(4 * len(SPECIAL_TOKENS), vocab_size=vocab_size)
         require_at_least(3, max_length=max_length)
+        if not 0 <= token_dropout < 1:
+            raise DataError(
+                f"token_dropout={token_dropout}: expected 0 or more and less than 1, the share of a text's tokens that "
+                "training leaves out. Set --data.token_dropout."
+            )
         self.max_length = max_length
+        self.token_dropout = token_dropout
         self._pretrained = None if tokenizer is None else load_pretrained(tokenizer)
         # Taken at once: encoding leaves traces in a pretrained tokenizer's files.
         self._pretrained_identity = None if self._pretrained is None else pretrained_identity(self._pretrained)
@@ -128,6 +158,13 @@ class TextData(ClassificationData):
     def pad_token_id(self) -> int:
         """The id that fills the shorter rows of a batch."""
         return 0 if self._pretrained is None else self._pretrained.pad_token_id
+
+    @property
+    def special_ids(self) -> Tensor:
+        """The ids that are no part of a text."""
+        if self._pretrained is None:
+            return torch.arange(len(SPECIAL_TOKENS))
+        return torch.tensor(self._pretrained.all_special_ids)
 
     def load(self) -> dict[str, Texts]:
         """The texts of "train" and, where the source has them, of "val", "test" and "predict"."""
@@ -175,3 +212,10 @@ class TextData(ClassificationData):
     def prepare_data(self) -> None:
         """Tokenize unless a run has already."""
         self.make_datasets()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Drop tokens, in training, before the batch moves: the longest row's new length is known without waiting."""
+        inputs, labels = super().on_before_batch_transfer(batch, dataloader_idx)
+        if self.token_dropout and self.trainer and self.trainer.training:
+            inputs = drop_tokens(inputs, self.token_dropout, self.special_ids, self.pad_token_id)
+        return inputs, labels

@@ -76,6 +76,7 @@ class TextFiles(TextData):
         label_column: name of the column of labels.
         vocab_size: entries of the tokenizer that is trained on the training split.
         max_length: tokens of a text that are kept, [CLS] and [SEP] included.
+        token_dropout: in training, the share of a text's tokens that is left out, others in each epoch.
         tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
             trains one.
         batch_size: samples per batch and process.
@@ -100,6 +101,7 @@ class TextFiles(TextData):
         label_column: str = "label",
         vocab_size: int = 8192,
         max_length: int = 256,
+        token_dropout: float = 0.0,
         tokenizer: str | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -117,6 +119,7 @@ class TextFiles(TextData):
             class_names=class_names,
             vocab_size=vocab_size,
             max_length=max_length,
+            token_dropout=token_dropout,
             tokenizer=tokenizer,
             batch_size=batch_size,
             num_workers=num_workers,

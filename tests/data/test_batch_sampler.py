@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.padding import padding_share
 from src.data.errors import DataError
 from src.data.sampler import BatchSampler
 
@@ -75,17 +76,35 @@ def test_prediction_keeps_the_order() -> None:
     assert list(BatchSampler(5, 2)) == [[0, 1], [2, 3], [4]]
 
 
+# Samples, median length and max_length as in R8, R52 and 20 Newsgroups, whose lengths are about lognormal.
+COLLECTIONS = [(5000, 69, 192), (6000, 76, 192), (10000, 175, 512)]
+
+
 @pytest.mark.parametrize("world_size", [1, 4])
-def test_buckets_leave_little_padding_and_still_mix(world_size: int) -> None:
-    lengths = lengths_of(5000)
-    samplers = ranks(5000, 32, world_size, shuffle=True, drop_last=True, lengths=lengths)
-    batches = [batch for sampler in samplers for batch in sampler]
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    tokens = sum(lengths[batch].sum() for batch in batches)
-    assert 1 - tokens / padded < 0.1
+@pytest.mark.parametrize("batch_size", [32, 64])
+@pytest.mark.parametrize(("num_samples", "median", "max_length"), COLLECTIONS)
+def test_buckets_leave_little_padding_and_still_mix(
+    num_samples: int, median: int, max_length: int, batch_size: int, world_size: int
+) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(np.log(median), 0.85, num_samples).astype(np.int64).clip(2, max_length)
+
+    def padding(**options: Any) -> float:
+        samplers = ranks(num_samples, batch_size, world_size, lengths=lengths, **options)
+        return padding_share(lengths, [batch for sampler in samplers for batch in sampler])
+
+    assert padding(shuffle=True, drop_last=True) < 0.1
+    assert padding() < 0.1
+    in_order = [range(start, start + batch_size) for start in range(0, num_samples - batch_size, batch_size)]
+    assert padding_share(lengths, in_order) > 0.3
     # Sorted batches would correlate with their place in the epoch by more than 0.8.
-    means = [lengths[batch].mean() for batch in samplers[0]]
+    sampler = BatchSampler(num_samples, batch_size, shuffle=True, drop_last=True, lengths=lengths)
+    means = [lengths[batch].mean() for batch in sampler]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.4
+
+
+def test_padding_share_by_hand() -> None:
+    assert padding_share(np.array([1, 4, 3]), [[0, 1], [2]]) == pytest.approx(3 / 11)
 
 
 def test_fewer_samples_than_ranks() -> None:

@@ -1,6 +1,8 @@
 """Tokenizers, padding, and what is cached of them."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from src.data import DataError, TextFiles, token_cache
-from src.data.text import TokenDataset, pad
+from src.data.text import TokenDataset, drop_tokens, pad
 from src.data.tokens import train_tokenizer, trained_encode
 from tests.standins import make_text_file, sentences
 
@@ -41,6 +43,32 @@ def test_batch_takes_the_texts_that_it_is_asked_for() -> None:
     inputs, labels = dataset[[2, 0, 1]]
     assert inputs["input_ids"].tolist() == [[3, 4, 5, 6], [1, 2, 0, 0], [0, 0, 0, 0]]
     assert labels.tolist() == [9, 7, 8]
+
+
+def test_dropped_tokens_leave_the_rest_in_order() -> None:
+    special = torch.tensor([1, 2])
+    texts = [[1, *range(10, 30), 2], [1, *range(30, 37), 2], [1, 2]]
+    inputs = pad([np.array(text) for text in texts], pad_token_id=0)
+    torch.manual_seed(0)
+    seen = [drop_tokens(inputs, 0.5, special, 0) for _ in range(50)]
+    for batch in seen:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        # 10 of 20 tokens and 4 of 7 stay, and both special ones.
+        assert mask.sum(1).tolist() == [12, 6, 2]
+        assert ids.shape == mask.shape == (3, 12)
+        assert torch.equal(ids == 0, mask == 0)
+        for row, length, text in zip(ids.tolist(), (12, 6, 2), texts, strict=True):
+            assert row[:length] == sorted(set(row[:length]), key=text.index)
+            assert (row[0], row[length - 1]) == (1, 2)
+    # Each token has its turn.
+    assert {index for batch in seen for index in batch["input_ids"][0].tolist()} == set(texts[0])
+    assert len({tuple(batch["input_ids"][0].tolist()) for batch in seen}) > 40
+
+
+def test_no_dropped_tokens_change_nothing() -> None:
+    inputs = pad([np.array([1, 5, 6, 2]), np.array([1, 7, 2])], pad_token_id=0)
+    unchanged = drop_tokens(inputs, 0.0, torch.tensor([1, 2]), 0)
+    assert all(torch.equal(unchanged[name], inputs[name]) for name in inputs)
 
 
 def test_trained_tokenizer_lowercases_marks_both_ends_and_cuts() -> None:
@@ -111,6 +139,24 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()] == ["tokenizer"]
 
 
+@pytest.mark.parametrize(("given", "seen"), [(None, "true"), ("false", "false")])
+def test_encoding_is_parallel_unless_told_not_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, seen: str
+) -> None:
+    # Set and deleted, so that the end of the test takes back what is set within it.
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", given or "")
+    if given is None:
+        monkeypatch.delenv("TOKENIZERS_PARALLELISM")
+    parallelism = []
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        parallelism.append(os.environ["TOKENIZERS_PARALLELISM"])
+        return [[1] for _ in texts]
+
+    token_cache.cached_tokens(["text"], encode, "", tmp_path)
+    assert parallelism == [seen]
+
+
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
     from transformers import PreTrainedTokenizerFast
@@ -161,6 +207,16 @@ def test_vocabulary_or_length_too_small(tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             set_up(tmp_path, **{name: value})
         assert str(error.value) == f"{name}={value}: expected {least} or more. Set --data.{name}."
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_token_dropout_is_a_share(tmp_path: Path, share: float) -> None:
+    with pytest.raises(DataError) as error:
+        set_up(tmp_path, token_dropout=share)
+    assert str(error.value) == (
+        f"token_dropout={share}: expected 0 or more and less than 1, the share of a text's tokens that training leaves "
+        "out. Set --data.token_dropout."
+    )
 
 
 def test_checkpoint_of_another_tokenizer(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from src.data import Digits
+from src.data import Digits, TextFiles
+from tests.standins import make_text_file
 
 pytestmark = [
     # In-memory data needs no workers; Lightning cannot know.
@@ -108,3 +109,44 @@ def test_prediction_keeps_the_order_and_takes_the_run_s_precision(trainer_of: Ca
     seen = torch.cat([labels for _, _, labels in model.seen["predict"]])
     assert seen.tolist() == data.datasets["test"].labels.tolist()
     assert model.seen["predict"][0][1].dtype == torch.bfloat16
+
+
+class TextRecorder(LightningModule):
+    """Keeps the ids that each stage is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.train_ids: list[list[list[int]]] = [[], []]
+        self.val_tokens = 0
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        self.train_ids[self.current_epoch].extend(batch[0]["input_ids"].tolist())
+        return self.weight * 0
+
+    def validation_step(self, batch: Any) -> None:
+        self.val_tokens += int(batch[0]["attention_mask"].sum())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_only_training_drops_tokens_others_in_each_epoch(trainer_of: Callable[..., Trainer], tmp_path: Path) -> None:
+    file = str(make_text_file(tmp_path / "train.csv"))
+
+    def fitted() -> tuple[TextFiles, TextRecorder]:
+        data = TextFiles(train=file, root=str(tmp_path), vocab_size=256, token_dropout=0.5, batch_size=32)
+        model = TextRecorder()
+        trainer_of(num_sanity_val_steps=0).fit(model, datamodule=data)
+        return data, model
+
+    data, model = fitted()
+    # One batch holds the whole training split.
+    first, second = ({tuple(row) for row in rows} for rows in model.train_ids)
+    assert len(first) == len(second) == 32
+    assert len(first & second) < 16
+    assert fitted()[1].train_ids == model.train_ids
+    lengths = {split: data.datasets[split].lengths for split in ("train", "val")}
+    kept = sum(token != data.pad_token_id for row in model.train_ids[0] for token in row)
+    assert kept == sum(length - (length - 2) // 2 for length in lengths["train"])
+    assert model.val_tokens == 2 * lengths["val"].sum()
