@@ -36,8 +36,8 @@ MISTAKES = {
         "unknown model 'ImageClasifier'. Did you mean 'ImageClassifier'? There are: ImageClassifier, TextClassifier"
     ),
     "--model.backbon=resnet50": (
-        "unknown option of ImageClassifier 'backbon'. Did you mean 'backbone'? There are: backbone, compile, norm, "
-        "recipe, stem, weights"
+        "unknown option of ImageClassifier 'backbon'. Did you mean 'backbone'? There are: backbone, channels_last, "
+        "compile, norm, recipe, stem, weights, width"
     ),
     "--model.recipe.lr=fast": "recipe.lr: expected float, got 'fast'",
     "--model.recipe.lr=-1": "recipe.lr=-1.0: expected a number above 0",
@@ -116,12 +116,14 @@ def test_a_checkpoint_of_another_model(
         "--model.norm=null": "norm: the checkpoint has BatchNorm(), the command asks for None",
         "--model.backbone=resnet34": ("backbone: the checkpoint has 'resnet18', the command asks for 'resnet34'"),
         "--model.stem=standard": "stem: the checkpoint has 'small', the command asks for 'standard'",
+        "--model.width=48": "width: the checkpoint has None, the command asks for 48",
     }.items():
         shown = error_of(monkeypatch, capsys, tmp_path, f"test {files} --ckpt_path=best {arguments}")
         assert shown == head + line
 
     # What cannot change the weights wins; in a resumed training the recipe cannot change under the optimizer's state.
-    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", "--model.recipe.lr=0.5", *QUIET)
+    free = ["--model.recipe.lr=0.5", "--model.channels_last=true"]
+    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *QUIET)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
     assert shown.endswith("recipe.lr: the checkpoint has 0.03, the command asks for 0.5")
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 # What may differ from the checkpoint's where training does not go on: it changes nothing that the checkpoint has not.
-FREE = {"compile", "recipe", "weights"}
+SPEED = {"channels_last", "compile"}
+FREE = SPEED | {"recipe", "weights"}
 
 
 def load_hyperparameters(path: Path) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: 
         saved: hyperparameters in the checkpoint.
         resuming: training goes on, so that the optimizer's state must fit the recipe too.
     """
-    free = {"compile"} if resuming else FREE
+    free = SPEED if resuming else FREE
     if asked.get("pretrained") and saved.get("pretrained"):
         free = free | {"pretrained"}  # the directory may have moved; what was in it is in the checkpoint
     lines = []

@@ -1,7 +1,7 @@
 """Both classifiers with every norm."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -138,6 +138,72 @@ def test_other_image_backbones(backbone: str) -> None:
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "width", "features"), [("resnet18", 24, 24), ("resnet50", 16, 64), ("resnext50_32x4d", 32, 128)]
+)
+@pytest.mark.parametrize("stem", ["standard", "small"])
+def test_width(backbone: str, width: int, features: int, stem: Literal["standard", "small"]) -> None:
+    model = ImageClassifier(backbone, stem=stem, width=width, num_classes=5, in_channels=1)
+    resnet = model.backbone
+    seen: dict[int, torch.Size] = {}
+    for i in range(1, 5):
+        resnet.get_submodule(f"layer{i}").register_forward_hook(lambda _, __, y, i=i: seen.update({i: y.shape}))
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 5)
+    size = 16 if stem == "standard" else 64
+    assert seen == {i: (2, features * 2 ** (i - 1), size // 2 ** (i - 1), size // 2 ** (i - 1)) for i in range(1, 5)}
+
+
+def test_width_64_is_the_resnets_own() -> None:
+    own, asked = ImageClassifier("resnet50"), ImageClassifier("resnet50", width=64)
+    assert {k: v.shape for k, v in own.state_dict().items()} == {k: v.shape for k, v in asked.state_dict().items()}
+    for theirs, ours in zip(own.modules(), asked.modules(), strict=True):
+        if isinstance(theirs, nn.Conv2d) and isinstance(ours, nn.Conv2d):
+            assert (theirs.stride, theirs.padding, theirs.groups) == (ours.stride, ours.padding, ours.groups)
+            torch.testing.assert_close(theirs.weight.std(), ours.weight.std(), rtol=0.05, atol=0)
+
+
+def build_small(channels_last: bool, norm: NormFamily | None = None, in_channels: int = 1) -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(norm=norm, stem="small", width=32, channels_last=channels_last, in_channels=in_channels)
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("norm", [None, "BatchNorm", "LayerNorm", "GroupNorm"])
+def test_channels_last_holds_in_each_map(norm: str | None, in_channels: int) -> None:
+    model = build_small(True, norm and NORMS[norm], in_channels)
+    strays = []
+
+    def look(name: str, y: torch.Tensor) -> None:
+        if not y.is_contiguous(memory_format=torch.channels_last):
+            strays.append(name)
+
+    modules = {name: module for name, module in model.backbone.named_modules() if name not in ("", "avgpool", "fc")}
+    for name, module in modules.items():
+        module.register_forward_hook(lambda _, __, y, name=name: look(name, y))
+    model(torch.randn(4, in_channels, 16, 16))
+    assert len(modules) > 60
+    assert strays == []
+
+
+def test_channels_last_gives_the_same_numbers_and_checkpoints() -> None:
+    contiguous, last = build_small(False).double(), build_small(True).double()
+    images = torch.randn(4, 1, 16, 16, dtype=torch.float64)
+    gradients = []
+    for model in (contiguous, last):
+        logits = model(images)
+        logits.square().sum().backward()
+        gradients.append({"logits": logits, **{name: p.grad for name, p in model.named_parameters()}})
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+    other = build_small(False).double()
+    other.load_state_dict(last.state_dict(), strict=True)
+    last.load_state_dict(contiguous.state_dict(), strict=True)
+    torch.testing.assert_close(other.eval()(images), last.eval()(images))
+    for model, memory_format in ((other, torch.contiguous_format), (last, torch.channels_last)):
+        weight = model.backbone.get_parameter("layer1.0.conv1.weight")
+        assert weight.is_contiguous(memory_format=memory_format)
+
+
 TYPES = ["distilbert", "roberta", "electra", "modernbert", "gpt2", "llama", "deberta-v2"]
 
 
@@ -188,6 +254,29 @@ class TestErrors:
             "stem=small is for ResNets (resnet18, resnext50_32x4d, ...), not mobilenet_v3_small: take stem=standard",
         ):
             ImageClassifier(backbone="mobilenet_v3_small", stem="small")
+
+    def test_width_of_another_backbone(self) -> None:
+        with error_is(
+            ValueError,
+            "width=32 is for ResNets (resnet18, resnext50_32x4d, ...), not vgg11_bn: take width=null",
+        ):
+            ImageClassifier(backbone="vgg11_bn", width=32)
+
+    @pytest.mark.parametrize(
+        ("backbone", "width", "expected"),
+        [
+            ("resnet18", 0, "a number above 0"),
+            ("resnet50", -8, "a number above 0"),
+            ("resnext50_32x4d", 24, "a multiple of 16 above 0"),
+        ],
+    )
+    def test_width(self, backbone: str, width: int, expected: str) -> None:
+        with error_is(ValueError, f"width={width}: expected {expected} for {backbone}"):
+            ImageClassifier(backbone=backbone, width=width)
+
+    def test_width_with_pretrained_weights(self) -> None:
+        with error_is(ValueError, "width=32 and weights=DEFAULT: pretrained weights are of width=null; give one alone"):
+            ImageClassifier(width=32, weights="DEFAULT")
 
     def test_unknown_weights(self) -> None:
         with error_is(

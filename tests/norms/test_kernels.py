@@ -34,6 +34,8 @@ CL = torch.channels_last
         (norms.RMSNorm(300), torch.randn(7, 10, 300), "runs"),
         (norms.GroupNorm(4, 12), torch.randn(5, 12, 9, 5), "runs"),
         (norms.GroupNorm(4, 12), torch.randn(5, 12), "runs"),
+        (norms.GroupNorm(4, 40), torch.randn(5, 40, 9, 5).contiguous(memory_format=CL), "groups"),
+        (norms.GroupNorm(4, 40, affine=False), torch.randn(5, 40, 9, 5).contiguous(memory_format=CL), "groups"),
         (norms.InstanceNorm2d(12, affine=True), torch.randn(5, 12, 9, 5), "runs"),
         (norms.NORMS["LayerNorm"](40, channel_dim=1), torch.randn(6, 40, 3, 5).contiguous(memory_format=CL), "runs"),
     ],

@@ -19,6 +19,7 @@ class Arrangement(NamedTuple):
     runs (R, K, S, G): all K * S values of each of R rows, one after the other; weight and bias are per (row % G, k)
     channels (N, C, S): a channel is N runs of S values, C * S apart
     columns (M, C): a channel is a column
+    groups (N, S, G, K): K columns of each of N matrices (S, G * K) share a mean
     """
 
     kernel: str
@@ -45,8 +46,9 @@ def arrange(
     if not prod(shape) or not dims:
         return None
     reduced = {dim % rank for dim in dims}
-    inside_out = (0, *range(2, rank), 1)
-    order = next((o for o in (tuple(range(rank)), inside_out) if _is_dense(shape, stride, o)), None)
+    # Contiguous, channels last, and channels last where the channels are seen in groups.
+    orders = (tuple(range(rank)), (0, *range(2, rank), 1), (0, *range(3, rank), 1, 2))
+    order = next((o for o in orders if len(o) == rank and _is_dense(shape, stride, o)), None)
     own = (*[1] * (rank - len(parameter_shape or ())), *(parameter_shape or ()))
     if order is None or any(size not in (1, shape[dim]) for dim, size in enumerate(own)):
         return None
@@ -69,6 +71,9 @@ def arrange(
         if inner == 1 and outer > 1:
             return Arrangement("columns", (outer, size("ng")), statistics_shape)
         return Arrangement("channels", (outer, size("ng"), inner), statistics_shape)
+    if not given and (found := re.fullmatch("(n*)(s+)([ng]*)([ks]*)", pattern)):
+        sizes = tuple(size("ngks", slice(*found.span(part))) for part in (1, 2, 3, 4))
+        return Arrangement("groups", sizes, statistics_shape)
     return None
 
 

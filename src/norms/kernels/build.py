@@ -77,7 +77,7 @@ def load() -> ctypes.CDLL | None:
     library.follow.restype = None
     library.follow.argtypes = [pointer] * 4 + [size, real, real]
     for dtype in ("float32", "bfloat16"):
-        for name, num_sizes in {"channels": 3, "columns": 2, "runs": 4}.items():
+        for name, num_sizes in {"channels": 3, "columns": 2, "groups": 4, "runs": 4}.items():
             forward, backward = (getattr(library, f"{name}_{way}_{dtype}") for way in ("forward", "backward"))
             tail = [size] * num_sizes + [real, flag, size]
             forward.restype = backward.restype = None

@@ -148,6 +148,6 @@ def kernel_for(
     if x.dtype not in DTYPES or x.device.type not in ("cuda", "cpu"):
         return None
     arrangement = arrangement_of(x, weight, bias, axes, given)
-    if arrangement is None or not _available(x.device):
+    if arrangement is None or arrangement.kernel == "groups" or not _available(x.device):
         return None
     return Kernel(arrangement, axes.about_zero, given is not None, weight is not None, bias is not None)

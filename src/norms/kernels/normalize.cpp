@@ -4,11 +4,12 @@
 //            LayerNorm, RMSNorm: S = 1, G = 1. GroupNorm: K channels of S positions. InstanceNorm: K = 1, G = C.
 //   channels (N, C, S)  BatchNorm, contiguous: a channel is N runs of S values
 //   columns  (M, C)     BatchNorm, channels last or (N, C): a channel is a column
+//   groups   (N, S, G, K) GroupNorm, channels last: K columns of each of N matrices share a mean
 //
 // Each mean's values are swept while they are in the cache: once for the mean, once for the squared deviations from it,
 // once to write. The mean is rounded to float; the sum of the deviations tells by how much it is off (`rest`), and both
-// passes take that out again, so that data far from zero keep their digits. Long sums are floats over a block of values,
-// added up in double.
+// passes take that out again, so that data far from zero keep their digits. Long sums are floats over a block of
+// values, added up in double.
 
 #include <algorithm>
 #include <cmath>
@@ -242,6 +243,19 @@ int64_t in_parts(int64_t rows, int64_t size, int64_t max_parts, Work work) {
     return parts;
 }
 
+// The parameters' gradients, from P sums for the weight and P for the bias of each part.
+inline void add_parts(const std::vector<double>& found, int64_t parts, int64_t P, float* dweight, float* dbias) {
+    for (int64_t p = 0; p < P; p++) {
+        double of_weight = 0, of_bias = 0;
+        for (int64_t part = 0; part < parts; part++) {
+            of_weight += found[2 * P * part + p];
+            of_bias += found[2 * P * part + P + p];
+        }
+        put(dweight, p, float(of_weight));
+        put(dbias, p, float(of_bias));
+    }
+}
+
 // ---- channels ------------------------------------------------------------------------------------------------------
 
 // What a channel's values are multiplied by and added to, from its sums.
@@ -282,7 +296,8 @@ void for_groups_of_channels(int64_t N, int64_t C, int64_t S, Work work) {
     for (int64_t k = 0; k < groups; k++) work(k * group, std::min(C, (k + 1) * group));
 }
 
-// NUM sums for each of `width` columns of a matrix; `add(row)` adds a row to `block`, which goes into double now and then.
+// NUM sums for each of `width` columns of a matrix; `add(row)` adds a row to `block`, which goes into double now and
+// then.
 template <int NUM, class Add>
 void sum_columns(int64_t rows, int64_t width, double* into, float* block, Add add) {
     std::fill(into, into + NUM * width, 0.0);
@@ -473,6 +488,58 @@ void column_moments(const T* x, int64_t rows, int64_t C, double* mean, double* s
     }
 }
 
+// The sums of a backward pass, for each column: C of dy, then of dy * (x - center), then of x - center.
+template <class T>
+void column_sums(const T* dy, const T* x, int64_t rows, int64_t C, const float* center, double* sums) {
+    int64_t step = std::max<int64_t>(1, COLUMN_BLOCK / C);
+    std::vector<float> block(3 * C);
+    float *sum_dy = block.data(), *sum_dyx = sum_dy + C, *sum_x = sum_dyx + C;
+    for (int64_t start = 0; start < rows; start += step) {
+        std::fill(block.begin(), block.end(), 0.0f);
+        for (int64_t i = start; i < std::min(rows, start + step); i++)
+#pragma omp simd
+            for (int64_t c = 0; c < C; c++) {
+                float g = load(dy[i * C + c]), deviation = load(x[i * C + c]) - center[c];
+                sum_dy[c] += g;
+                sum_dyx[c] += g * deviation;
+                sum_x[c] += deviation;
+            }
+#pragma omp simd
+        for (int64_t c = 0; c < 3 * C; c++) sums[c] += block[c];
+    }
+}
+
+// y = (x - center) * scale + shift, each a row of C.
+template <class T>
+void scale_columns(const T* x, T* y, int64_t rows, int64_t C, const float* center, const float* scale,
+                   const float* shift, bool large) {
+    for (int64_t i = 0; i < rows * C; i += C)
+        each(
+            C,
+            [=](int64_t c) {
+                floats deviation = load_many(x + i + c) - load_many(center + c);
+                put_many(y + i + c, deviation * load_many(scale + c) + load_many(shift + c), large);
+            },
+            [=](int64_t c) { store(y + i + c, (load(x[i + c]) - center[c]) * scale[c] + shift[c]); });
+}
+
+// dx = dy * by_dy + (x - center) * by_x + constant, each a row of C.
+template <class T>
+void backward_columns(const T* dy, const T* x, T* dx, int64_t rows, int64_t C, const float* center, const float* by_dy,
+                      const float* by_x, const float* constant, bool large) {
+    for (int64_t i = 0; i < rows * C; i += C)
+        each(
+            C,
+            [=](int64_t c) {
+                floats deviation = load_many(x + i + c) - load_many(center + c);
+                floats found = load_many(dy + i + c) * load_many(by_dy + c) + deviation * load_many(by_x + c);
+                put_many(dx + i + c, found + load_many(constant + c), large);
+            },
+            [=](int64_t c) {
+                store(dx + i + c, load(dy[i + c]) * by_dy[c] + (load(x[i + c]) - center[c]) * by_x[c] + constant[c]);
+            });
+}
+
 template <class T>
 void columns_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t M,
                      int64_t C, double eps, bool given, int64_t threads) {
@@ -508,14 +575,7 @@ void columns_forward(const T* x, T* y, const float* weight, const float* bias, f
         shift[c] = by.shift;
     }
     in_parts(M, C, threads, [&](int64_t, int64_t first, int64_t last) {
-        for (int64_t i = first * C; i < last * C; i += C)
-            each(
-                C,
-                [=](int64_t c) {
-                    floats deviation = load_many(x + i + c) - load_many(center + c);
-                    put_many(y + i + c, deviation * load_many(scale + c) + load_many(shift + c), large);
-                },
-                [=](int64_t c) { store(y + i + c, (load(x[i + c]) - center[c]) * scale[c] + shift[c]); });
+        scale_columns(x + first * C, y + first * C, last - first, C, center, scale, shift, large);
     });
 }
 
@@ -523,24 +583,8 @@ template <class T>
 void columns_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
                       float* dweight, float* dbias, int64_t M, int64_t C, double eps, bool given, int64_t threads) {
     std::vector<double> found(3 * C * threads);
-    int64_t step = std::max<int64_t>(1, COLUMN_BLOCK / C);
     int64_t parts = in_parts(M, C, threads, [&](int64_t part, int64_t first, int64_t last) {
-        double* own = found.data() + 3 * C * part;
-        std::vector<float> block(3 * C);
-        float *sum_dy = block.data(), *sum_dyx = sum_dy + C, *sum_x = sum_dyx + C;
-        for (int64_t start = first; start < last; start += step) {
-            std::fill(block.begin(), block.end(), 0.0f);
-            for (int64_t i = start; i < std::min(last, start + step); i++)
-#pragma omp simd
-                for (int64_t c = 0; c < C; c++) {
-                    float g = load(dy[i * C + c]), deviation = load(x[i * C + c]) - mean[c];
-                    sum_dy[c] += g;
-                    sum_dyx[c] += g * deviation;
-                    sum_x[c] += deviation;
-                }
-#pragma omp simd
-            for (int64_t c = 0; c < 3 * C; c++) own[c] += block[c];
-        }
+        column_sums(dy + first * C, x + first * C, last - first, C, mean, found.data() + 3 * C * part);
     });
     std::vector<float> coefficients(3 * C);
     float *by_dy = coefficients.data(), *by_x = by_dy + C, *constant = by_x + C;
@@ -558,18 +602,86 @@ void columns_backward(const T* dy, const T* x, T* dx, const float* weight, const
     if (!dx) return;
     bool large = is_large(dx, M * C, C);
     in_parts(M, C, threads, [&](int64_t, int64_t first, int64_t last) {
-        for (int64_t i = first * C; i < last * C; i += C)
-            each(
-                C,
-                [=](int64_t c) {
-                    floats deviation = load_many(x + i + c) - load_many(mean + c);
-                    floats found = load_many(dy + i + c) * load_many(by_dy + c) + deviation * load_many(by_x + c);
-                    put_many(dx + i + c, found + load_many(constant + c), large);
-                },
-                [=](int64_t c) {
-                    store(dx + i + c, load(dy[i + c]) * by_dy[c] + (load(x[i + c]) - mean[c]) * by_x[c] + constant[c]);
-                });
+        int64_t at = first * C;
+        backward_columns(dy + at, x + at, dx + at, last - first, C, mean, by_dy, by_x, constant, large);
     });
+}
+
+// ---- groups --------------------------------------------------------------------------------------------------------
+
+template <class T>
+void groups_forward(const T* x, T* y, const float* weight, const float* bias, float* mean, float* var, int64_t N,
+                    int64_t S, int64_t G, int64_t K, double eps, int64_t threads) {
+    int64_t C = G * K;
+    bool large = is_large(y, N * S * C, C);
+    in_parts(N, S * C, threads, [=](int64_t, int64_t first, int64_t last) {
+        std::vector<double> found(2 * C);
+        std::vector<float> coefficients(3 * C);
+        double *means = found.data(), *squares = means + C;
+        float *center = coefficients.data(), *scale = center + C, *shift = scale + C;
+        for (int64_t n = first; n < last; n++) {
+            column_moments(x + n * S * C, S, C, means, squares);
+            for (int64_t g = 0; g < G; g++) {
+                double middle = 0, sum = 0;
+                for (int64_t c = g * K; c < (g + 1) * K; c++) middle += means[c] / double(K);
+                for (int64_t c = g * K; c < (g + 1) * K; c++) {
+                    double delta = means[c] - middle;
+                    sum += squares[c] + delta * delta * double(S);
+                }
+                Moments exact{middle, sum / double(S * K)};
+                mean[n * G + g] = float(exact.mean);
+                var[n * G + g] = float(exact.var);
+                for (int64_t c = g * K; c < (g + 1) * K; c++) {
+                    Forward by(exact, eps, at(weight, c, 1), at(bias, c, 0));
+                    center[c] = by.center;
+                    scale[c] = by.scale;
+                    shift[c] = by.shift;
+                }
+            }
+            scale_columns(x + n * S * C, y + n * S * C, S, C, center, scale, shift, large);
+        }
+    });
+}
+
+template <class T>
+void groups_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
+                     float* dweight, float* dbias, int64_t N, int64_t S, int64_t G, int64_t K, double eps,
+                     int64_t threads) {
+    int64_t C = G * K;
+    bool large = is_large(dx, N * S * C, C);
+    std::vector<double> found(2 * C * threads);
+    int64_t parts = in_parts(N, S * C, threads, [&](int64_t part, int64_t first, int64_t last) {
+        double *own_weight = found.data() + 2 * C * part, *own_bias = own_weight + C;
+        std::vector<double> sums(3 * C);
+        std::vector<float> coefficients(4 * C);
+        float *center = coefficients.data(), *by_dy = center + C, *by_x = by_dy + C, *constant = by_x + C;
+        for (int64_t n = first; n < last; n++) {
+            for (int64_t c = 0; c < C; c++) center[c] = mean[n * G + c / K];
+            std::fill(sums.begin(), sums.end(), 0.0);
+            column_sums(dy + n * S * C, x + n * S * C, S, C, center, sums.data());
+            for (int64_t g = 0; g < G; g++) {
+                double sum_g = 0, sum_gx = 0, rest = 0, count = double(S * K);
+                for (int64_t c = g * K; c < (g + 1) * K; c++) {
+                    sum_g += sums[c] * at(weight, c, 1);
+                    sum_gx += sums[C + c] * at(weight, c, 1);
+                    rest += sums[2 * C + c] / count;
+                }
+                double r = 1 / std::sqrt(double(var[n * G + g]) + eps);
+                double by = -r * r * r * (sum_gx - rest * sum_g) / count;
+                for (int64_t c = g * K; c < (g + 1) * K; c++) {
+                    by_dy[c] = float(r * at(weight, c, 1));
+                    by_x[c] = float(by);
+                    constant[c] = float(-r * sum_g / count - rest * by);
+                    own_weight[c] += (sums[C + c] - rest * sums[c]) * r;
+                    own_bias[c] += sums[c];
+                }
+            }
+            if (!dx) continue;
+            int64_t at = n * S * C;
+            backward_columns(dy + at, x + at, dx + at, S, C, center, by_dy, by_x, constant, large);
+        }
+    });
+    add_parts(found, parts, C, dweight, dbias);
 }
 
 // ---- runs ----------------------------------------------------------------------------------------------------------
@@ -716,15 +828,7 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
             }
         }
     });
-    for (int64_t p = 0; p < P; p++) {
-        double of_weight = 0, of_bias = 0;
-        for (int64_t part = 0; part < parts; part++) {
-            of_weight += found[2 * P * part + p];
-            of_bias += found[2 * P * part + P + p];
-        }
-        put(dweight, p, float(of_weight));
-        put(dbias, p, float(of_bias));
-    }
+    add_parts(found, parts, P, dweight, dbias);
 }
 
 }  // namespace
@@ -758,6 +862,16 @@ extern "C" void follow(float* running_mean, float* running_var, const float* mea
                                             double eps, int given, int64_t threads) {                                 \
         columns_backward(dy, x, dx, weight, mean, var, dweight, dbias, M, C, eps, given, threads);                    \
     }                                                                                                                 \
+    extern "C" void groups_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,       \
+                                          float* var, int64_t N, int64_t S, int64_t G, int64_t K, double eps, int,     \
+                                          int64_t threads) {                                                           \
+        groups_forward(x, y, weight, bias, mean, var, N, S, G, K, eps, threads);                                       \
+    }                                                                                                                  \
+    extern "C" void groups_backward_##NAME(const T* dy, const T* x, T* dx, const float* weight, const float* mean,     \
+                                           const float* var, float* dweight, float* dbias, int64_t N, int64_t S,       \
+                                           int64_t G, int64_t K, double eps, int, int64_t threads) {                   \
+        groups_backward(dy, x, dx, weight, mean, var, dweight, dbias, N, S, G, K, eps, threads);                       \
+    }                                                                                                                  \
     extern "C" void runs_forward_##NAME(const T* x, T* y, const float* weight, const float* bias, float* mean,        \
                                         float* var, int64_t R, int64_t K, int64_t S, int64_t G, double eps,           \
                                         int about_zero, int64_t threads) {                                            \
