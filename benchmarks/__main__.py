@@ -25,8 +25,8 @@ PARTS = {
     "Memory": "benchmarks.memory",
     "Time against size": "benchmarks.growth --threads 1",
     "Whole training steps, and time against depth": "benchmarks.steps --threads 2",
-    "The training loop": "benchmarks.training --rounds 3 --steps 20",
-    "Cold start": "benchmarks.cold_start",
+    "The training loop": "benchmarks.training --rounds 3 --steps 12",
+    "Cold start": "benchmarks.cold_start --rounds 2",
     "Padding": "benchmarks.padding",
 }
 

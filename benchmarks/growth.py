@@ -3,19 +3,16 @@
 python -m benchmarks.growth [--threads N]
 """
 
-import argparse
-
 import torch
 
-from benchmarks.machine import conditions
 from benchmarks.norms import Case
-from benchmarks.timing import keep_freed_memory, medians, table
+from benchmarks.timing import medians, print_report, table
 
 BATCHES = (2, 8, 32, 128, 512)
 SHAPES = {"BatchNorm2d": ((64,), (64, 16, 16)), "LayerNorm": ((256,), (64, 256)), "GroupNorm": ((8, 64), (64, 16, 16))}
 
 
-def report(rounds: int = 9) -> str:
+def report(rounds: int = 7) -> str:
     rows = []
     for name, (options, sample) in SHAPES.items():
         for batch in BATCHES:
@@ -28,14 +25,5 @@ def report(rounds: int = 9) -> str:
     return table(["norm", "shape", "values", "ours, ns/value", "torch, ns/value", "ours / torch"], rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    malloc = keep_freed_memory()
-    print(f"{report()}\n\nWith {malloc}. {conditions()}")
-
-
 if __name__ == "__main__":
-    main()
+    print_report(__doc__, report)

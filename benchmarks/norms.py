@@ -79,7 +79,7 @@ def by_formula(function: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def measured(case: Case, rounds: int = 15) -> list[object]:
+def measured(case: Case, rounds: int = 9) -> list[object]:
     """A row: torch's milliseconds, and the ratios of the kernels and of the plain formula to it."""
     ours, builtin = case.layers()
     seconds = medians(
@@ -95,7 +95,7 @@ def measured(case: Case, rounds: int = 15) -> list[object]:
     return [case.name, "x".join(map(str, case.shape)), case.dtype, case.layout, theirs, *ratios]
 
 
-def report(only: str = "", rounds: int = 15) -> str:
+def report(only: str = "", rounds: int = 9) -> str:
     """The table of all cases whose name holds `only`, at the number of threads that torch is set to."""
     header = ["norm", "shape", "dtype", "layout", "torch, ms", "kernels / torch", "formula / torch"]
     return table(header, (measured(case, rounds) for case in cases() if only in case.name))
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="part of a norm's name")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     malloc = keep_freed_memory()

@@ -3,15 +3,13 @@
 python -m benchmarks.steps [--threads N]
 """
 
-import argparse
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.machine import conditions
-from benchmarks.timing import keep_freed_memory, medians, table
+from benchmarks.timing import medians, print_report, table
 from src.models import ImageClassifier, TextClassifier
 from src.norms import NORMS
 
@@ -57,7 +55,7 @@ STEPS = {
 }
 
 
-def report(rounds: int = 9) -> str:
+def report(rounds: int = 5) -> str:
     rows = []
     for name, (step, norm, options) in STEPS.items():
         seconds = medians({"ours": step(norm, **options), "torch": step(f"Torch{norm}", **options)}, rounds)
@@ -65,7 +63,7 @@ def report(rounds: int = 9) -> str:
     return table(["model", "torch's norm, ms a step", "ours / torch"], rows)
 
 
-def depth(rounds: int = 5) -> str:
+def depth(rounds: int = 3) -> str:
     """Time of a step against the number of layers."""
     rows = []
     for num_layers in (1, 2, 4, 8):
@@ -75,14 +73,5 @@ def depth(rounds: int = 5) -> str:
     return table(["layers", "LayerNorm, ms a step", "TorchLayerNorm, ms a step", "ours / torch"], rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    malloc = keep_freed_memory()
-    print(f"{report()}\n\n{depth()}\n\nWith {malloc}. {conditions()}")
-
-
 if __name__ == "__main__":
-    main()
+    print_report(__doc__, lambda: f"{report()}\n\n{depth()}")

@@ -1,11 +1,14 @@
 """Fair timing: what is compared runs in turn in one process, and medians are compared."""
 
+import argparse
 import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+
+from benchmarks.machine import conditions
 
 SAMPLE_SECONDS = 0.005  # a function that is faster is repeated until it takes so long
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -55,3 +58,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(
         f"| {' | '.join(f'{v:.2f}' if isinstance(v, float) else str(v) for v in line)} |" for line in lines
     )
+
+
+def print_report(description: str | None, report: Callable[[], str]) -> None:
+    """What a benchmark does as a command: `--threads N`, its report, and on what it ran."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    torch.set_num_threads(parser.parse_args().threads)
+    malloc = keep_freed_memory()
+    print(f"{report()}\n\nWith {malloc}. {conditions()}")
