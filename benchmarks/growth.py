@@ -3,8 +3,6 @@
 python -m benchmarks.growth [--threads N]
 """
 
-import torch
-
 from benchmarks.norms import Case
 from benchmarks.timing import medians, print_report, table
 
