@@ -12,8 +12,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLE = """\
 # Benchmarks
 
-Written by `make bench`, which wants a machine with nothing else to do; the figures here come from a virtual machine whose
-speed varied up to twofold between parts. Each part also runs alone, by the command above it, and
+Written by `make bench`, which wants a machine with nothing else to do; the figures here come from a virtual machine
+whose speed varied up to twofold between parts. Each part also runs alone, by the command above it, and
 `python -m benchmarks --only WORD` writes the parts anew whose command holds the word. What is compared runs in turn in
 one process; a time is the median over rounds, a ratio that of two medians, and below 1 ours is faster. With one thread
 the times are the processor's, with more they are the clock's.
