@@ -54,9 +54,11 @@ MISTAKES = {
     ),
     "--ckpt_path=nowhere.ckpt": "checkpoint 'nowhere.ckpt' does not exist",
     "--ckpt_path=mistake.yaml": "'mistake.yaml' is not a checkpoint of train.py, or it is damaged",
-    "--trainer.sync_batchnorm=true": (
-        "sync_batchnorm=true cannot be honoured for layer 'backbone.bn1' (BatchNorm2d), which has no synchronized "
-        "form; take --model.norm=TorchBatchNorm, or a norm of single samples, such as GroupNorm"
+    "--trainer.sync_batchnorm=true --trainer.strategy=ddp --trainer.accelerator=cpu --trainer.devices=2 "
+    "--model.norm=TorchBatchNorm": (
+        "sync_batchnorm cannot be honoured for layer 'backbone.bn1' (BatchNorm2d): torch synchronizes its own batch "
+        "norms on GPUs alone. The project's own norms synchronize everywhere: --model.norm=BatchNorm; norms of single "
+        "samples, such as GroupNorm and LayerNorm, need not."
     ),
     "--data=ImageFolder --data.folder=nowhere": (
         "There is no folder {folder}/nowhere. Expected one with a subfolder per class, or with train/ that holds them. "

@@ -19,13 +19,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src.callbacks import ProgressBar, SamplesPerSecond
 from src.cli.agreement import disagreements, load_hyperparameters
+from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.parser import FROM_DATA, Parser, explain, fail
 from src.cli.predictions import write_predictions
 from src.cli.record import SaveConfig, log_final_scores
 from src.cli.runs import newest_checkpoint
 from src.data import ClassificationData, DataError
 from src.models import Classifier
-from src.norms import refuse_unsynchronized
 
 
 class TrainCLI(LightningCLI):
@@ -75,7 +75,7 @@ class TrainCLI(LightningCLI):
             super().instantiate_classes()
             self._check_agreement(saved)
             if self._option("trainer.sync_batchnorm"):
-                refuse_unsynchronized(self.model)
+                check_sync(self.trainer, self.model)
         except (ValueError, OSError, MisconfigurationException) as error:
             fail(explain(str(error)))
 
@@ -116,6 +116,8 @@ class TrainCLI(LightningCLI):
             callbacks.append(ProgressBar())
         if options.enable_checkpointing is not False:
             callbacks += checkpoints(self._checkpoint_dir(logger))
+        if options.sync_batchnorm:
+            kwargs["plugins"] = [*as_list(options.plugins), SyncNorms()]
         return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
 
     def _default_logger(self) -> TensorBoardLogger | bool:
@@ -172,6 +174,13 @@ class TrainCLI(LightningCLI):
         path = self.ckpt_path.parent / "predictions.csv"
         write_predictions(path, torch.cat(batches), self.datamodule.predict_names, self.datamodule.class_names)
         rank_zero_print(f"\nPredictions    {path}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """The Trainer takes one plugin, several or none."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def checkpoints(folder: Path | None) -> list[Callback]:

@@ -15,7 +15,8 @@ from src.norms.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm
 from src.norms.layer_norm import LayerNorm
 from src.norms.rms_norm import RMSNorm
 from src.norms.swap import swap_norms
-from src.norms.sync import refuse_unsynchronized
+from src.norms.sync import check_synchronizable, synchronize
+from src.norms.sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "NORMS",
@@ -31,6 +32,8 @@ __all__ = [
     "LayerNorm",
     "NormFamily",
     "RMSNorm",
-    "refuse_unsynchronized",
+    "SyncBatchNorm",
+    "check_synchronizable",
     "swap_norms",
+    "synchronize",
 ]

@@ -2,15 +2,17 @@
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.norms.functional import Statistics, axes_within, check_dtypes, dense, is_recomputing
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
+from src.norms.processes import Synchronizable
 from src.norms.standardize import follow, normalize_by, standardize
 
 
-class BatchNorm(_BatchNorm):
+class BatchNorm(Synchronizable, _BatchNorm):
     """Normalizes each channel of `(N, C, *)` with the mean and variance over N and *, for any number of dimensions.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
@@ -22,6 +24,9 @@ class BatchNorm(_BatchNorm):
     (weight initialization, `swa_utils.update_bn`, `state_dict`) finds one; all the arithmetic is here. Unlike torch's,
     it does not count a batch again when activation checkpointing repeats it: a forward pass inside of a backward pass
     moves no statistics.
+
+    Where it is `synchronized`, the processes of `process_group` (None: all) train with the statistics of all their
+    values: they normalize, differentiate and follow as one process with the whole batch would.
 
     Raises:
         ValueError: one value per channel in training; its variance would be 0. Or eps is not positive.
@@ -44,13 +49,16 @@ class BatchNorm(_BatchNorm):
         use_batch = self.training or (running_mean is None and running_var is None)
         follows = self.training and self.track_running_stats
         input = dense(input)
+        peers = self.peers()
         if self.training and not follows:
-            self._check(input, use_batch, weight, bias)
+            self._check(input, use_batch, peers, weight, bias)
         else:
-            self._check(input, use_batch, weight, bias, running_mean, running_var)
+            self._check(input, use_batch, peers, weight, bias, running_mean, running_var)
 
         axes = axes_within(self.channel_dim, input.ndim)
         if use_batch:
+            if peers is not None:
+                axes = axes._replace(group=peers)
             y, batch = standardize(input, axes, self.eps, weight, bias, self.mask_for(input))
             if follows:
                 self._follow(batch)
@@ -63,6 +71,7 @@ class BatchNorm(_BatchNorm):
         self,
         x: Tensor,
         use_batch: bool,
+        peers: ProcessGroup | None,
         weight: Tensor | None,
         bias: Tensor | None,
         running_mean: Tensor | None = None,
@@ -70,7 +79,7 @@ class BatchNorm(_BatchNorm):
     ) -> None:
         """Raise torch's errors."""
         num_channels = x.shape[self.channel_dim]
-        if use_batch and x.numel() == num_channels:
+        if use_batch and peers is None and x.numel() == num_channels:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
         if use_batch and self.eps <= 0:
             raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")

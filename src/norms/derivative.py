@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from src.norms.functional import Axes, Statistics, computing_dtype, less
+from src.norms.processes import sum_over
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -30,9 +31,14 @@ def gradients(
 ) -> Gradients:
     """The gradients of input, weight and bias, as far as they are `needed`, through the statistics `found` in `x`."""
     seen, dy, spread_weight = _seen(x, axes), _seen(dy, axes), axes.spread(weight)
-    mean, var, _ = found
+    mean, var, num_values = found
     scale = torch.rsqrt(var + eps)
-    z = seen * scale if mean is None else less(seen, mean, axes.dims, mask, in_place=True)[0].mul_(scale)
+    if mean is None:
+        z = seen * scale
+    elif axes.group is not None:
+        z = (seen - mean).mul_(scale)
+    else:
+        z = less(seen, mean, axes.dims, mask, in_place=True)[0].mul_(scale)
     g, g_z = dy, dy * z
     if spread_weight is None or _is_constant(spread_weight, axes.dims, seen.ndim):
         # The weight comes out of the sums, which then serve the parameters, too.
@@ -46,9 +52,9 @@ def gradients(
     if not needed[0]:
         return None, dweight, dbias
 
-    count: Tensor | float = seen.numel() / max(var.numel(), 1)
-    if mask is not None:
-        count = mask.sum(axes.dims, keepdim=True).clamp(min=1)
+    if axes.group is not None:
+        sum_g, sum_g_z = sum_over(axes.group, torch.stack((sum_g, sum_g_z)))
+    count = num_values.clamp(min=1) if isinstance(num_values, Tensor) else seen.numel() / max(var.numel(), 1)
     z.mul_(sum_g_z.neg_() / count)
     if mean is not None:
         z.sub_(sum_g / count)

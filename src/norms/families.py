@@ -12,6 +12,7 @@ from torch import nn
 
 from src.norms import batch_norm, dynamic_tanh, group_norm, identity, instance_norm, layer_norm, rms_norm, torch_builtin
 from src.norms.family import NormFamily, NormSite, given
+from src.norms.sync_batch_norm import SyncBatchNorm
 
 
 def layers_of(module: ModuleType, kind: str) -> dict[str, type[nn.Module]]:
@@ -48,7 +49,7 @@ class BatchNorm(NormFamily):
     """
 
     kind = "BatchNorm"
-    stands_in = layers_of(batch_norm, kind)
+    stands_in = {**layers_of(batch_norm, kind), "SyncBatchNorm": SyncBatchNorm}
 
     def __init__(self, eps: float | None = None, momentum: float | None = None) -> None:
         self.eps, self.momentum = positive("eps", eps), positive("momentum", momentum)

@@ -22,6 +22,7 @@ from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 
 class Axes(NamedTuple):
@@ -32,12 +33,14 @@ class Axes(NamedTuple):
         shape: in which the input is seen for that; None: its own.
         parameter_shape: in which weight, bias and given statistics are seen to broadcast; None: their own.
         about_zero: take the mean square instead of mean and variance, as RMSNorm does.
+        group: the processes whose values share it, too; None: this one's alone.
     """
 
     dims: tuple[int, ...]
     shape: tuple[int, ...] | None = None
     parameter_shape: tuple[int, ...] | None = None
     about_zero: bool = False
+    group: ProcessGroup | None = None
 
     @overload
     def spread(self, parameter: Tensor) -> Tensor: ...
@@ -92,13 +95,13 @@ def axes_across(channel: int, rank: int, about_zero: bool = False) -> Axes:
 
 
 def mean_over(x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
-    """The mean over `dims`, which stay with size 1, of what `mask` lets through; 0 where that is nothing.
+    """The mean over `dims`, which stay with size 1, of what `mask` lets through; 0 where that, or `x`, is nothing.
 
     Args:
         mask: True where `x` counts, broadcastable to `x` and of size 1 in the dimensions that are kept; None: all does.
     """
     if mask is None:
-        return x.mean(dims, keepdim=True)
+        return x.mean(dims, keepdim=True) if x.numel() else x.sum(dims, keepdim=True)
     return x.masked_fill(~mask, 0).sum(dims, keepdim=True) / mask.sum(dims, keepdim=True).clamp(min=1)
 
 

@@ -10,17 +10,18 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from src.norms.functional import Statistics, axes_within, check_dtypes, follow_one
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
+from src.norms.processes import Synchronizable, sum_over
 from src.norms.standardize import normalize_by, standardize
 
 
-class InstanceNorm(_InstanceNorm):
+class InstanceNorm(Synchronizable, _InstanceNorm):
     """Normalizes each channel of each sample of `(N, C, *)` over *, for any number of dimensions.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
     Arguments, state dict and errors are those of `torch.nn.InstanceNorm2d`: with `track_running_stats=True` the
     running statistics, averages over the samples, follow in training and are used in eval; otherwise training and
-    eval are the same.
+    eval are the same. Where it is `synchronized`, the averages are over the samples of all processes.
 
     Raises:
         ValueError: one place per channel, whose variance would be 0; or the channels are not `num_features`.
@@ -57,7 +58,7 @@ class InstanceNorm(_InstanceNorm):
             if math.prod([input.shape[dim] for dim in axes.dims]) == 1:
                 raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
             y, sample = standardize(input, axes, self.eps, self.weight, self.bias, self.mask_for(input))
-            if input.numel():
+            if input.numel() or self.peers() is not None:
                 self._follow(sample)
         else:
             running = Statistics(self.running_mean, self.running_var)
@@ -82,11 +83,21 @@ class InstanceNorm(_InstanceNorm):
 
     @torch.no_grad()
     def _follow(self, sample: Statistics) -> None:
-        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.running_mean is None or self.running_var is None:
+            return
         assert sample.mean is not None
-        for running, value in (self.running_mean, sample.mean), (self.running_var, sample.unbiased_var()):
-            if running is not None:
-                follow_one(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        dim = self.channel_dim % sample.mean.ndim + 1
+        values = torch.stack((sample.mean, sample.unbiased_var())).movedim(dim, -1).flatten(1, -2)  # (2, N, C)
+        peers = self.peers()
+        if peers is None:
+            mean, var = values.mean(1)
+        else:
+            # One more row of ones counts the samples.
+            total = sum_over(peers, torch.cat((values, torch.ones_like(values[:1]))).sum(1))
+            mean, var = total[:2] / total[2]
+        follow_one(self.running_mean, mean, momentum)
+        follow_one(self.running_var, var, momentum)
 
 
 class InstanceNorm1d(InstanceNorm, nn.InstanceNorm1d):

@@ -53,10 +53,9 @@ def _is_library_norm(module: nn.Module) -> bool:
 
 def examine(name: str, layer: nn.Module) -> Found:
     """What the norm `layer` computes and the place it takes; a ValueError that names it if it cannot be swapped."""
-    if isinstance(layer, (nn.SyncBatchNorm, nn.modules.lazy.LazyModuleMixin)):
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         raise ValueError(
-            f"layer '{name}' is a {type(layer).__name__}, which cannot be swapped: swap the norms of the model "
-            "before its batch norms are converted for many processes, and after lazy layers have seen an input"
+            f"layer '{name}' is a {type(layer).__name__}, which cannot be swapped before it has seen an input"
         )
     for base, (kind, channel_dim) in RECOGNIZED.items():
         if isinstance(layer, base):

@@ -21,6 +21,7 @@ from src.norms.functional import (
 )
 from src.norms.kernels import cpu, gpu
 from src.norms.kernels.setting import setting
+from src.norms.processes import merge
 
 
 def standardize(
@@ -73,7 +74,7 @@ def _find_kernel(
 ) -> cpu.Kernel | gpu.Kernel | None:
     """The kernel that computes the formula, or None where there is none or it is not wanted."""
     wanted = setting()
-    if wanted == "off":
+    if wanted == "off" or axes.group is not None:
         return None
     backend = gpu if wanted == "triton" or x.is_cuda else cpu
     return backend.kernel_for(x, weight, bias, axes, given)
@@ -110,6 +111,8 @@ def _formula(
     seen = x if axes.shape is None else x.view(axes.shape)
     if given is None:
         deviation, found = deviations(seen, axes.dims, mask, axes.about_zero, in_place)
+        if axes.group is not None:
+            deviation, found = merge(deviation, found, axes.group)
     else:
         found = given
         deviation = seen.to(computing_dtype(x.dtype))
@@ -143,10 +146,11 @@ class _Normalize(torch.autograd.Function):
         else:
             recorded = torch._C._len_torch_dispatch_stack()
             y, found = _formula(x, axes, eps, weight, bias, mask, given, in_place=not recorded)
-        mean, var, _ = found
+        mean, var, num_values = found
         if given and any(ctx.needs_input_grad):  # running statistics may have moved on when the backward pass comes
             mean, var = None if mean is None else mean.clone(), var.clone()
-        ctx.save_for_backward(x, weight, bias, mask, mean, var)
+        count = num_values if isinstance(num_values, Tensor) else None
+        ctx.save_for_backward(x, weight, bias, mask, mean, var, count)
         ctx.kernel, ctx.axes, ctx.eps, ctx.given = kernel, axes, eps, given is not None
         if given:
             return (y,)
@@ -158,7 +162,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None, *no_gradients: None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 7
-        x, weight, bias, mask, mean, var = ctx.saved_tensors
+        x, weight, bias, mask, mean, var, count = ctx.saved_tensors
         given = Statistics(mean, var) if ctx.given else None
         if torch.is_grad_enabled() or _formula_needed(dy) or torch._C._functorch.is_legacy_batchedtensor(dy):
             found = _through_formula(dy, ctx.needs_input_grad, x, weight, bias, mask, ctx.axes, ctx.eps, given)
@@ -171,7 +175,9 @@ class _Normalize(torch.autograd.Function):
         written = (
             gradients_by_given(dy, x, weight, bias, ctx.axes, ctx.eps, given, ctx.needs_input_grad)
             if given
-            else gradients(dy, x, weight, bias, mask, ctx.axes, ctx.eps, Statistics(mean, var), ctx.needs_input_grad)
+            else gradients(
+                dy, x, weight, bias, mask, ctx.axes, ctx.eps, Statistics(mean, var, count), ctx.needs_input_grad
+            )
         )
         return *written, None, None, None, None
 

@@ -15,6 +15,8 @@ def _replacement(
 ) -> nn.Module:
     if found.kind == family.kind and found.class_name in family.stands_in:
         # A copy of another class: parameters, buffers, hooks and flags stay what they were, to the last bit.
+        group = getattr(found.layer, "process_group", None)
+        memo[id(group)] = group  # which processes there are is not the copy's to say
         layer = copy.deepcopy(found.layer, memo)
         layer.__class__ = family.stands_in[found.class_name]
         for option, value in family.overrides.items():

@@ -1,29 +1,82 @@
-"""Batch statistics over many processes."""
+"""Making the norms of a model share their statistics among processes, and undoing it."""
+
+from collections.abc import Callable, Iterator
 
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms import batch_norm, torch_builtin
+from src.norms.processes import Synchronizable
 
 
-def refuse_unsynchronized(model: nn.Module) -> None:
-    """Raise for a batch norm that torch's own conversion would replace by one that computes something else.
+def synchronize(
+    model: nn.Module, process_group: ProcessGroup | None = None, builtin: type[_BatchNorm] = nn.SyncBatchNorm
+) -> Callable[[], None]:
+    """Let the norms of `model` that keep running statistics share them among processes, in place.
 
-    `Trainer(sync_batchnorm=True)` turns every `_BatchNorm` into torch's `SyncBatchNorm`, which reads `(N, C, *)` and
-    knows of no padding.
+    The layers stay the same objects: ours are told, and torch's own batch norms get another class.
+
+    Args:
+        model: any model.
+        process_group: the processes that share; None: all.
+        builtin: the class for torch's own batch norms.
+
+    Returns:
+        What undoes it.
+
+    Raises:
+        ValueError: a norm has no synchronized form; the message names it. The model is then as it was.
+    """
+    check_synchronizable(model)
+    classes: dict[nn.Module, type[nn.Module]] = {}
+    for _, layer in _with_running_statistics(model):
+        if isinstance(layer, builtin) or getattr(layer, "synchronized", False):
+            continue
+        classes[layer] = type(layer)
+        if isinstance(layer, Synchronizable):
+            layer.synchronized = True
+        else:
+            layer.__class__ = builtin
+        layer.process_group = process_group  # type: ignore[assignment]
+
+    def undo() -> None:
+        for layer, layer_class in classes.items():
+            layer.__class__ = layer_class
+            for name in ("synchronized", "process_group"):
+                layer.__dict__.pop(name, None)
+
+    return undo
+
+
+def check_synchronizable(model: nn.Module, on_cpu: bool = False) -> None:
+    """Raise for a norm with running statistics that processes cannot share.
+
+    Args:
+        on_cpu: the model is to be trained there, where torch's own batch norms have no synchronized form.
 
     Raises:
         ValueError: names the layer and the way out.
     """
+    for name, layer in _with_running_statistics(model):
+        if isinstance(layer, Synchronizable):
+            continue
+        plain = isinstance(layer, _BatchNorm) and type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+        if not plain:
+            reason = "it is not a plain batch norm of torch's, and has no form that shares its statistics"
+        elif on_cpu:
+            reason = "torch synchronizes its own batch norms on GPUs alone"
+        else:
+            continue
+        raise ValueError(
+            f"sync_batchnorm cannot be honoured for layer '{name}' ({type(layer).__name__}): {reason}. The project's "
+            "own norms synchronize everywhere: --model.norm=BatchNorm; norms of single samples, such as GroupNorm and "
+            "LayerNorm, need not."
+        )
+
+
+def _with_running_statistics(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, layer in model.named_modules():
-        ours = isinstance(layer, (batch_norm.BatchNorm, torch_builtin.TokenBatchNorm))
-        if ours and isinstance(layer, _BatchNorm):
-            way_out = (
-                "take a norm of single samples, such as LayerNorm"
-                if layer.channel_dim == -1
-                else "take --model.norm=TorchBatchNorm, or a norm of single samples, such as GroupNorm"
-            )
-            raise ValueError(
-                f"sync_batchnorm=true cannot be honoured for layer '{name}' ({type(layer).__name__}), which has no "
-                f"synchronized form; {way_out}"
-            )
+        tracks = isinstance(layer, _InstanceNorm) and layer.running_mean is not None
+        if tracks or isinstance(layer, _BatchNorm):
+            yield name, layer

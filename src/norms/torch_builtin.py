@@ -15,6 +15,7 @@ from torch.nn import (  # noqa: F401 (its layers are looked up by name)
     InstanceNorm3d,
     LayerNorm,
     RMSNorm,
+    SyncBatchNorm,
 )
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm

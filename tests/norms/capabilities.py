@@ -8,7 +8,7 @@ import torch
 
 from src.norms import NORMS
 from tests.norms.conform import CHECKS, Subject, subjects
-from tests.norms.conform.traps import synchronization
+from tests.norms.conform.processes import synchronization
 
 TABLE = Path(__file__).parents[2] / "docs" / "capabilities.md"
 
@@ -40,8 +40,8 @@ The drop-in classes come first, then each family in its two layouts.
   derivatives agree, and the others are off by at most four units.
 - vmap: in eval, over inputs and over layers.
 - masked: outputs and statistics do not depend on padding.
-- sync: "not needed" where no sample sees another in training; "refused" where many processes would each have
-  statistics of their own, and `sync_batchnorm` is refused with the way out.
+- sync: "not needed" where no sample sees another in training; "yes" where many processes with `sync_batchnorm` have the
+  statistics of all their samples; "refused" where they cannot, and are told the way out.
 """
 
 

@@ -32,6 +32,39 @@ class Mutant:
 
 
 MUTANTS = [
+    # What processes share.
+    Mutant(
+        "every process counts the same",
+        "processes.py",
+        "(means * (counts / total)).sum(0)",
+        "means.mean(0)",
+        "BatchNorm2d",
+        "many_processes",
+    ),
+    Mutant(
+        "the spread between the processes' means is left out",
+        "processes.py",
+        "(squares + counts * (means - merged).square()).sum(0)",
+        "squares.sum(0)",
+        "BatchNorm2d",
+        "many_processes",
+    ),
+    Mutant(
+        "gradients through the statistics of this process alone",
+        "derivative.py",
+        "if axes.group is not None:\n        sum_g,",
+        "if False:\n        sum_g,",
+        "BatchNorm2d",
+        "many_processes",
+    ),
+    Mutant(
+        "a mean of means, however many samples each process has",
+        "instance_norm.py",
+        "mean, var = total[:2] / total[2]",
+        "mean, var = total[:2] / (2 * values.shape[1])",
+        "InstanceNorm2d",
+        "many_processes",
+    ),
     # What is computed.
     Mutant(
         "the unbiased variance normalizes",

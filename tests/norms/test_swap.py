@@ -8,14 +8,9 @@ from torch import nn
 from torchvision.models import convnext_tiny
 from transformers import GemmaConfig, GemmaForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
-from src.norms import NORMS, BatchNorm2d, LayerNorm, RMSNorm, swap_norms
+from src.norms import NORMS, BatchNorm2d, LayerNorm, RMSNorm, SyncBatchNorm, swap_norms
 from src.norms import families as family
 from tests.errors import error_is
-
-NOT_SWAPPED = (
-    "layer '0' is a {}, which cannot be swapped: swap the norms of the model before its batch norms are converted for "
-    "many processes, and after lazy layers have seen an input"
-)
 
 
 class Nested(nn.Module):
@@ -146,6 +141,18 @@ def test_features_over_several_dimensions() -> None:
     assert type(model[0]) is LayerNorm
 
 
+def test_synchronized_batch_norms_stay_synchronized() -> None:
+    group = object()  # stands in for a process group, which cannot be copied either
+    model = nn.Sequential(nn.SyncBatchNorm(3))
+    model[0].process_group = group
+    replaced = swap_norms(model, NORMS["BatchNorm"])
+    assert type(model[0]) is SyncBatchNorm
+    assert model[0].process_group is group
+    swap_norms(model, NORMS["TorchBatchNorm"])
+    assert type(model[0]) is type(replaced["0"])
+    assert model[0].process_group is group
+
+
 def test_what_cannot_be_swapped_says_so() -> None:
     with error_is(
         ValueError,
@@ -153,9 +160,7 @@ def test_what_cannot_be_swapped_says_so() -> None:
         "NORMS[name](num_features, channel_dim)",
     ):
         swap_norms(nn.BatchNorm2d(3), NORMS["LayerNorm"])
-    with error_is(ValueError, NOT_SWAPPED.format("SyncBatchNorm")):
-        swap_norms(nn.Sequential(nn.SyncBatchNorm(3)), NORMS["BatchNorm"])
-    with error_is(ValueError, NOT_SWAPPED.format("LazyBatchNorm2d")):
+    with error_is(ValueError, "layer '0' is a LazyBatchNorm2d, which cannot be swapped before it has seen an input"):
         swap_norms(nn.Sequential(nn.LazyBatchNorm2d()), NORMS["BatchNorm"])
 
 

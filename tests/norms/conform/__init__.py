@@ -3,7 +3,7 @@
 `python -m tests.norms.conform BatchNorm` runs it on one norm of the table and prints what fails.
 """
 
-from tests.norms.conform import ecosystem, layout, numbers, state, traps  # noqa: F401 (each enters its checks)
+from tests.norms.conform import ecosystem, layout, numbers, processes, state, traps  # noqa: F401 (each enters its checks)
 from tests.norms.conform.check import CHECKS, Check
 from tests.norms.conform.subjects import Subject, subjects
 

@@ -34,6 +34,7 @@ class Subject:
     theirs: Callable[..., nn.Module] | None
     cases: tuple[Case, ...]
     channel_dim: int = 1
+    norms: ModuleType = src.norms  # the package that ours comes from
 
     @cached_property
     def is_drop_in(self) -> bool:
@@ -61,7 +62,7 @@ def builder(family: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 def drop_in(name: str, norms: ModuleType = src.norms) -> Subject:
     """`norms.BatchNorm2d` beside `torch.nn.BatchNorm2d`."""
     channel_dim = -1 if name in ("LayerNorm", "RMSNorm") else 1
-    return Subject(name, getattr(norms, name), getattr(nn, name), drop_in_cases(name), channel_dim)
+    return Subject(name, getattr(norms, name), getattr(nn, name), drop_in_cases(name), channel_dim, norms)
 
 
 def in_layout(name: str, channel_dim: int, norms: ModuleType = src.norms) -> Subject:
@@ -70,7 +71,7 @@ def in_layout(name: str, channel_dim: int, norms: ModuleType = src.norms) -> Sub
     layout = "(N, C, *)" if channel_dim == 1 else "(..., D)"
     cases = tuple(family_cases(channel_dim))
     ours = builder(norms.NORMS[name])
-    return Subject(f"{name} {layout}", ours, builder(theirs) if theirs else None, cases, channel_dim)
+    return Subject(f"{name} {layout}", ours, builder(theirs) if theirs else None, cases, channel_dim, norms)
 
 
 def subjects(names: Iterable[str], norms: ModuleType = src.norms) -> list[Subject]:

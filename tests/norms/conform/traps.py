@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from src.norms import refuse_unsynchronized
 from src.norms.padding import ReadsPaddingMask
 from tests.norms.conform.cases import Case
 from tests.norms.conform.check import check, has_reference, tracks
@@ -398,26 +397,6 @@ def padding(subject: Subject) -> None:
             theirs.padding_mask = mask
         assert_equal(theirs(case.input)[mask], found[0][0], "torch's on what is not padding")
         assert_equal(dict(theirs.named_buffers()), found[0][3], "torch's statistics")
-
-
-def synchronization(subject: Subject) -> str:
-    """What the layer does about the samples of other processes: nothing, as it needs none, or a clear refusal."""
-    case = subject.cases[0]
-    others = torch.cat([case.input[:1], case.input[1:] * 5])
-    alone, among = (case.build(subject.ours, torch.float64)(x)[:1] for x in (case.input, others))
-    if torch.equal(alone, among):
-        return "not needed"
-    try:
-        refuse_unsynchronized(nn.Sequential(case.build(subject.ours, torch.float64)))
-    except ValueError:
-        return "refused"
-    return "wrong"
-
-
-@check()
-def many_processes(subject: Subject) -> None:
-    """In training no sample sees another, or `sync_batchnorm` is refused: never statistics of one process alone."""
-    assert synchronization(subject) != "wrong"
 
 
 def saved_ratio(layer: nn.Module, x: Tensor) -> float:

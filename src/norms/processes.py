@@ -1,0 +1,97 @@
+"""Statistics that several processes share: each takes those of its own values, and they are merged."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from src.norms.functional import Statistics
+
+
+class Synchronizable(nn.Module):
+    """A norm with running statistics, which several processes can keep together."""
+
+    synchronized = False
+    process_group: ProcessGroup | None = None  # those that do, where synchronized; None: all
+
+    def peers(self) -> ProcessGroup | None:
+        """The processes with which this one shares its statistics now: in training, where there is more than one."""
+        if not (self.synchronized and self.training and dist.is_available() and dist.is_initialized()):
+            return None
+        group = self.process_group or dist.group.WORLD
+        return group if dist.get_world_size(group) > 1 else None
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ", synchronized" * self.synchronized
+
+
+def merge(deviation: Tensor, own: Statistics, group: ProcessGroup) -> tuple[Tensor, Statistics]:
+    """Deviations from the mean of all processes' values, and the statistics of these, from those of each process' own.
+
+    One collective forward, in which each process sends one row of count, mean and sum of squared deviations, and one
+    backward, of twice the mean's size; every process has to take part, and may do so with no values. The rows are
+    merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel, in the order of the ranks, so that
+    all processes come to the same bits.
+    """
+    assert own.mean is not None
+    mean, var, count = _Merge.apply(own.mean, own.var, own.num_values, group)
+    return deviation + (own.mean - mean), Statistics(mean, var, count)
+
+
+def sum_over(group: ProcessGroup, x: Tensor) -> Tensor:
+    """The sum of all processes' `x`, in each of them; its gradient is the sum of their gradients."""
+    total: Tensor = _Sum.apply(x, group)
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return sum_over(ctx.group, dy), None
+
+
+class _Merge(torch.autograd.Function):
+    """Mean, variance and count over all processes of those of each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, mean: Tensor, var: Tensor, count: Tensor | int, group: ProcessGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        count = count.to(mean.dtype).view(1) if isinstance(count, Tensor) else mean.new_full((1,), count)
+        rows = _gather(torch.cat((mean.flatten(), (var * count).flatten(), count)), group)
+        means, squares, counts = rows.split((mean.numel(), mean.numel(), 1), dim=1)
+        total = counts.sum(0).clamp(min=1)
+        merged = (means * (counts / total)).sum(0)
+        merged_var = (squares + counts * (means - merged).square()).sum(0) / total
+        merged, merged_var = merged.view_as(mean), merged_var.view_as(var)
+        ctx.save_for_backward(mean, merged, count / total)
+        ctx.group = group
+        total = counts.sum(0).reshape([1] * mean.ndim)
+        ctx.mark_non_differentiable(total)
+        return merged, merged_var, total
+
+    @staticmethod
+    def backward(ctx: Any, dmean: Tensor, dvar: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        mean, merged, share = ctx.saved_tensors
+        dmean, dvar = sum_over(ctx.group, torch.stack((dmean, dvar)))
+        return share * (dmean + 2 * (mean - merged) * dvar), share * dvar, None, None
+
+
+def _gather(row: Tensor, group: ProcessGroup) -> Tensor:
+    """The rows of all processes, `(ranks, len(row))`."""
+    rows = row.new_zeros(dist.get_world_size(group), len(row))
+    if dist.get_backend(group) == "gloo":  # which does not gather what lies on a GPU
+        rows[dist.get_rank(group)] = row
+        dist.all_reduce(rows, group=group)
+    else:
+        dist.all_gather_into_tensor(rows, row, group=group)
+    return rows

@@ -1,0 +1,278 @@
+"""N processes are one: synchronized norms against one process with the whole batch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
+
+from src.norms import InstanceNorm2d, SyncBatchNorm, synchronize
+from src.norms.batch_norm import TokenBatchNorm
+from tests.ranks import Ranks
+
+Shape = tuple[int, ...]
+PARTS: dict[str, list[Shape]] = {  # of each rank: several values, one, none, several
+    "features": [(3, 5), (1, 5), (0, 5), (4, 5)],
+    "sequences": [(2, 5, 3), (1, 5, 1), (0, 5, 2), (1, 5, 7)],
+    "maps": [(2, 5, 3, 4), (1, 5, 1, 1), (0, 5, 3, 2), (3, 5, 2, 5)],
+    "volumes": [(2, 5, 3, 2, 2), (1, 5, 1, 1, 1), (0, 5, 1, 2, 1), (1, 5, 2, 3, 2)],
+}
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(4) as running:
+        yield running
+
+
+def inputs(shape: Shape, dtype: torch.dtype, rank: int | None = None) -> Tensor:
+    """What a rank sees; the ranks' distributions differ."""
+    rank = dist.get_rank() if rank is None else rank
+    generator = torch.Generator().manual_seed(rank)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * (1 + rank) + 3 - rank).to(dtype)
+
+
+def parameters(layer: nn.Module) -> None:
+    """Weight and bias that are not 1 and 0."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.linspace(0.5, 1.5, len(parameter)))
+
+
+def step(layer: nn.Module, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """A forward and a backward pass of a loss that is not linear in the output, of what `mask` lets through."""
+    parameters(layer)
+    x.requires_grad_()
+    y = layer(x) if mask is None else layer(x)[mask]
+    (y.float() if y.dtype.itemsize < 4 else y).pow(3).sum().backward()
+    assert x.grad is not None
+    return {
+        "output": y.detach(),
+        "input's gradient": x.grad,
+        **{f"{name}'s gradient": p.grad for name, p in layer.named_parameters() if p.grad is not None},
+        **{name: buffer.clone() for name, buffer in layer.named_buffers()},
+    }
+
+
+def sync_step(shapes: list[Shape], dtype: torch.dtype, parameter_dtype: torch.dtype) -> dict[str, Tensor]:
+    return step(SyncBatchNorm(5).to(parameter_dtype), inputs(shapes[dist.get_rank()], dtype))
+
+
+def values(x: Tensor) -> Tensor:
+    """`(N, C, *)` as `(values, C)`."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What one process with the whole batch would have."""
+    whole = {}
+    for name in parts[0]:
+        found = [part[name] for part in parts]
+        if name in ("output", "input's gradient"):
+            whole[name] = torch.cat([values(value) for value in found])
+        elif "gradient" in name:
+            whole[name] = torch.stack(found).sum(0)
+        else:
+            assert all(torch.equal(value, found[0]) for value in found), f"{name} differs between the ranks"
+            whole[name] = found[0]
+    return whole
+
+
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], relative: float) -> None:
+    """No error above `relative` of a tensor's largest value."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (found[name].double() - value.double()).abs().max() / value.double().abs().max()
+        assert error <= relative, f"{name}: relative error {error:.1e}, expected at most {relative:.0e}"
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("kind", PARTS)
+def test_ranks_are_one_process(ranks: Ranks, kind: str, world_size: int) -> None:
+    """Uneven batches and places, one value, none: outputs, gradients and running statistics of the whole batch."""
+    shapes = PARTS[kind][:world_size]
+    for dtype, relative in (torch.float64, 1e-10), (torch.float32, 1e-5):
+        found = joined(ranks(world_size, sync_step, shapes, dtype, dtype))
+        whole = torch.cat([values(inputs(shape, dtype, rank)) for rank, shape in enumerate(shapes)])
+        assert_near(found, step(nn.BatchNorm1d(5).to(dtype), whole), relative)
+
+
+@pytest.mark.parametrize("parameter_dtype", ["float32", "same"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(ranks: Ranks, dtype: torch.dtype, parameter_dtype: str) -> None:
+    """No error above twice torch's, and a rounding of the result."""
+    shapes, parameter_dtype = PARTS["maps"], torch.float32 if parameter_dtype == "float32" else dtype
+    found = joined(ranks(4, sync_step, shapes, dtype, parameter_dtype))
+    whole = torch.cat([values(inputs(shape, dtype, rank)) for rank, shape in enumerate(shapes)])
+    exact = step(nn.BatchNorm1d(5).double(), whole.double())
+    theirs = step(nn.BatchNorm1d(5).to(parameter_dtype), whole.clone())
+    for name, value in exact.items():
+        error, their_error = ((each[name].double() - value).abs().max() for each in (found, theirs))
+        rounding = torch.finfo(dtype).eps * value.abs().max()
+        assert error <= 2 * their_error + rounding, f"{name}: {error:.1e}, torch's {their_error:.1e}"
+
+
+def options_step(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    layer = SyncBatchNorm(5, **options).to(dtype)
+    for _ in range(2):
+        found = step(layer, inputs(PARTS["maps"][dist.get_rank()], dtype))
+        layer.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize(
+    "options", [{"momentum": None}, {"track_running_stats": False}, {"affine": False}], ids=lambda o: next(iter(o))
+)
+def test_options(ranks: Ranks, options: dict[str, Any]) -> None:
+    found = joined(ranks(3, options_step, options, torch.float64))
+    layer = nn.BatchNorm1d(5, **options).double()
+    for _ in range(2):
+        whole = torch.cat([values(inputs(PARTS["maps"][rank], torch.float64, rank)) for rank in range(3)])
+        expected = step(layer, whole)
+        layer.zero_grad()
+    assert_near(found, expected, 1e-10)
+
+
+def collectives_of(function: Callable[[], Any]) -> list[str]:
+    """The collectives that this process joins while `function` runs."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        function()
+    return [event.name for event in seen.events() if event.name.startswith("c10d::")]
+
+
+def passes(shape: Shape) -> tuple[list[str], list[str], list[str]]:
+    layer, x = SyncBatchNorm(5), inputs(shape, torch.float32).requires_grad_()
+    outputs: list[Tensor] = []
+    forward = collectives_of(lambda: outputs.append(layer(x)))
+    backward = collectives_of(outputs[0].sum().backward)
+    layer.eval()
+    return forward, backward, collectives_of(lambda: layer(x).sum().backward())
+
+
+def test_one_collective_each_way_and_none_in_eval(ranks: Ranks) -> None:
+    for forward, backward, in_eval in ranks(2, passes, (2, 5, 3, 3)):
+        assert (len(forward), len(backward), len(in_eval)) == (1, 1, 0)
+
+
+def in_groups() -> dict[str, Tensor]:
+    groups = [dist.new_group([0, 2]), dist.new_group([1])]
+    group = groups[dist.get_rank() % 2]
+    return step(SyncBatchNorm(5, process_group=group).double(), inputs((2, 5, 3, 3), torch.float64))
+
+
+def test_process_groups(ranks: Ranks) -> None:
+    """The group's statistics alone; a group of one is a plain BatchNorm."""
+    found = ranks(3, in_groups)
+    for members in ([0, 2], [1]):
+        whole = torch.cat([values(inputs((2, 5, 3, 3), torch.float64, rank)) for rank in members])
+        assert_near(joined([found[rank] for rank in members]), step(nn.BatchNorm1d(5).double(), whole), 1e-10)
+
+
+def one_value() -> str:
+    try:
+        SyncBatchNorm(5)(torch.zeros(1, 5))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_one_value_in_all(ranks: Ranks) -> None:
+    assert ranks(1, one_value)[0].startswith("Expected more than 1 value per channel when training")
+    assert ranks(2, one_value) == ["", ""]
+
+
+def tokens(rank: int) -> tuple[Tensor, Tensor]:
+    """`(B, T, 5)` and its mask; rank 1 holds nothing but padding."""
+    x = inputs((2, 4 + rank, 5), torch.float64, rank)
+    lengths = torch.tensor([[[4], [1]], [[0], [0]], [[2], [6]]][rank])
+    return x, torch.arange(x.shape[1]) < lengths
+
+
+def masked_step() -> dict[str, Tensor]:
+    x, mask = tokens(dist.get_rank())
+    layer = TokenBatchNorm(5).double()
+    synchronize(layer)
+    layer.padding_mask = mask
+    found = step(layer, x, mask)
+    return {**found, "input's gradient": found["input's gradient"][mask]}
+
+
+def test_padding(ranks: Ranks) -> None:
+    """Statistics over the tokens of all ranks."""
+    parts = [tokens(rank) for rank in range(3)]
+    expected = step(nn.BatchNorm1d(5).double(), torch.cat([x[mask] for x, mask in parts]))
+    assert_near(joined(ranks(3, masked_step)), expected, 1e-10)
+
+
+def second_derivative() -> tuple[Tensor, Tensor]:
+    layer = SyncBatchNorm(5).double()
+    parameters(layer)
+    x = inputs((2, 5, 3, 2), torch.float64).requires_grad_()
+    (dx,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+    dx.pow(2).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    return x.grad, layer.weight.grad
+
+
+def test_double_backward(ranks: Ranks) -> None:
+    """The derivative of a gradient's norm, which goes through the statistics of all ranks twice."""
+    found = ranks(3, second_derivative)
+    layer = nn.BatchNorm1d(5).double()
+    parameters(layer)
+    x = torch.cat([values(inputs((2, 5, 3, 2), torch.float64, rank)) for rank in range(3)]).requires_grad_()
+    (dx,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+    dx.pow(2).sum().backward()
+    assert_close(torch.cat([values(gradient) for gradient, _ in found]), x.grad, rtol=1e-9, atol=1e-9)
+    assert_close(torch.stack([dweight for _, dweight in found]).sum(0), layer.weight.grad, rtol=1e-9, atol=1e-9)
+
+
+def tracked_instances() -> dict[str, Tensor]:
+    layer = InstanceNorm2d(5, track_running_stats=True).double()
+    synchronize(layer)
+    layer(inputs((dist.get_rank(), 5, 3, 2), torch.float64))
+    return dict(layer.named_buffers())
+
+
+def test_running_statistics_of_instances(ranks: Ranks) -> None:
+    """Averages over the samples of all ranks, of which one has none."""
+    found = joined(ranks(3, tracked_instances))
+    layer = nn.InstanceNorm2d(5, track_running_stats=True).double()
+    layer(torch.cat([inputs((rank, 5, 3, 2), torch.float64, rank) for rank in range(3)]))
+    for name in ("running_mean", "running_var"):
+        assert_close(found[name], getattr(layer, name), rtol=1e-10, atol=0)
+
+
+def recomputed() -> dict[str, Tensor]:
+    layer = SyncBatchNorm(5).double()
+    parameters(layer)
+    x = inputs(PARTS["maps"][dist.get_rank()], torch.float64).requires_grad_()
+    y = checkpoint(layer, x, use_reentrant=False)
+    y.pow(3).sum().backward()
+    return {"output": y.detach(), "input's gradient": x.grad, **dict(layer.named_buffers())}
+
+
+def test_activation_checkpointing(ranks: Ranks) -> None:
+    found = joined(ranks(3, recomputed))
+    plain = joined(ranks(3, sync_step, PARTS["maps"], torch.float64, torch.float64))
+    assert_near(found, {name: plain[name] for name in found}, 1e-12)
+    assert found["num_batches_tracked"] == 1
+
+
+def compiled() -> dict[str, Tensor]:
+    torch.compiler.reset()
+    layer = SyncBatchNorm(5).double()
+    layer.compile(backend="aot_eager", fullgraph=True)
+    return step(layer, inputs((2, 5, 3, 2), torch.float64))
+
+
+def test_compiled(ranks: Ranks) -> None:
+    """One graph, with the collectives in it."""
+    found = joined(ranks(2, compiled))
+    whole = torch.cat([values(inputs((2, 5, 3, 2), torch.float64, rank)) for rank in range(2)])
+    assert_near(found, step(nn.BatchNorm1d(5).double(), whole), 1e-10)

@@ -1,0 +1,105 @@
+"""`--trainer.sync_batchnorm=true`: what it does to a run, what it leaves behind, and where it is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+
+from src.cli.layer_sync import SyncNorms, check_sync
+from src.models import ImageClassifier
+from src.norms import NORMS, SyncBatchNorm
+from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm
+from tests.commands import QUIET, run_here, run_process
+from tests.errors import error_is
+
+STEPS = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=4",
+    "--trainer.log_every_n_steps=2",
+    "--trainer.precision=64-true",
+]
+TRAIN = ["fit", "--config", "configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", *STEPS, *QUIET]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / "runs/digits/version_0/checkpoints/last.ckpt", weights_only=True)
+    return checkpoint["state_dict"]
+
+
+def test_two_processes_end_where_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command with half the batch in each of two processes: the same weights and running statistics."""
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    two = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=32"]
+    run = run_process(tmp_path / "two", *TRAIN, *two, "--trainer.sync_batchnorm=true")
+    assert run.returncode == 0, run.stderr
+    run_here(monkeypatch, tmp_path / "one", *TRAIN, "--data.batch_size=64")
+    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-9, atol=1e-9)
+
+
+def test_undo_gives_back_the_same_objects() -> None:
+    shared = nn.BatchNorm2d(4)
+    model = nn.ModuleDict({"ours": NORMS["BatchNorm"](4, channel_dim=1), "theirs": shared, "again": shared})
+    model["already"] = SyncBatchNorm(4)
+    model["theirs"].eval()
+    hook = model["theirs"].register_forward_hook(lambda layer, args, y: y)
+    before = {name: (layer, type(layer), dict(vars(layer))) for name, layer in model.items()}
+
+    plugin = SyncNorms()
+    assert plugin.apply(model) is model
+    assert "synchronized" in repr(model["ours"])
+    assert isinstance(model["theirs"], nn.SyncBatchNorm)
+    assert model["theirs"] is model["again"] is shared
+    assert hook.id in model["theirs"]._forward_hooks
+    assert not model["theirs"].training
+    model.double()
+
+    assert plugin.revert(model) is model
+    for name, (layer, layer_class, attributes) in before.items():
+        assert model[name] is layer
+        assert type(layer) is layer_class
+        assert vars(layer).keys() == attributes.keys()
+        assert all(vars(layer)[key] is value for key, value in attributes.items())
+    assert shared.weight.dtype == torch.float64
+
+
+def classifier(norm: str) -> ImageClassifier:
+    return ImageClassifier(num_classes=10, in_channels=1, norm=NORMS[norm], width=8)
+
+
+def test_what_is_refused() -> None:
+    on_cpus = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    own_way = (
+        "The project's own norms synchronize everywhere: --model.norm=BatchNorm; norms of single samples, such as "
+    )
+    own_way += "GroupNorm and LayerNorm, need not."
+    for norm in ("BatchNorm", "LayerNorm", "TorchInstanceNorm"):
+        check_sync(on_cpus, classifier(norm))
+    with error_is(
+        ValueError,
+        "sync_batchnorm cannot be honoured for layer 'backbone.bn1' (BatchNorm2d): torch synchronizes its own batch "
+        f"norms on GPUs alone. {own_way}",
+    ):
+        check_sync(on_cpus, classifier("TorchBatchNorm"))
+    for layer in (TokenBatchNorm(4), InstanceNorm2d(4, track_running_stats=True)):
+        model = classifier("BatchNorm")
+        model.backbone.layer1 = layer
+        with error_is(
+            ValueError,
+            f"sync_batchnorm cannot be honoured for layer 'backbone.layer1' ({type(layer).__name__}): it is not a "
+            f"plain batch norm of torch's, and has no form that shares its statistics. {own_way}",
+        ):
+            check_sync(on_cpus, model)
+        assert not model.backbone.bn1.synchronized
+
+    sharded = Trainer(accelerator="cpu", devices=2, strategy=ModelParallelStrategy(), logger=False)
+    with error_is(
+        ValueError,
+        "sync_batchnorm=true has no effect under ModelParallelStrategy: take --trainer.strategy=ddp or fsdp, or a norm "
+        "of single samples, such as --model.norm=GroupNorm, and no sync_batchnorm",
+    ):
+        check_sync(sharded, classifier("BatchNorm"))
+    check_sync(Trainer(accelerator="cpu", devices=1, logger=False), classifier("TorchBatchNorm"))
