@@ -29,6 +29,7 @@ PARTS = {
     "The training loop": "benchmarks.training --rounds 3 --steps 12",
     "Cold start": "benchmarks.cold_start --rounds 2",
     "Padding": "benchmarks.padding",
+    "What synchronization sends": "benchmarks.communication",
 }
 
 

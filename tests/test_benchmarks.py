@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from benchmarks import __main__ as driver
-from benchmarks import check, memory, norms, timing
+from benchmarks import check, communication, memory, norms, timing
 from tests.commands import REPOSITORY
 
 
@@ -76,6 +77,16 @@ def test_each_part_is_a_command(command: str) -> None:
     module, *options = command.split()
     done = subprocess.run([sys.executable, "-m", module, *options, "--help"], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_communication() -> None:
+    """ResNet-18's 20 norms call twice each; the bytes are those of the formula."""
+    norms, gradients = communication.rows("resnet18", [4], latency=0, bandwidth=1e9)
+    widths = [64] * 5 + [128] * 5 + [256] * 5 + [512] * 5
+    expected = sum(3 * 4 * (2 * width + 1) + 2 * 3 / 4 * 4 * 2 * width for width in widths)
+    assert norms == ["resnet18", 4, "norms", 2 * len(widths), f"{expected / 1e6:.1f}", f"{expected / 1e6:.1f}"]
+    parameters = sum(p.nbytes for p in torchvision.models.resnet18().parameters())
+    assert float(gradients[4]) == pytest.approx(2 * 3 / 4 * parameters / 1e6, abs=0.1)
 
 
 def test_training() -> None:
