@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src.callbacks import ProgressBar, SamplesPerSecond
+from src.callbacks import BatchSizeSummary, ProgressBar, SamplesPerSecond
 from src.cli.agreement import disagreements, load_hyperparameters
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.parser import FROM_DATA, Parser, explain, fail
@@ -109,7 +109,7 @@ class TrainCLI(LightningCLI):
         logger = self._default_logger() if options.logger is None else options.logger
         callbacks: list[Callback] = list(options.callbacks or [])
         if self.subcommand == "fit":
-            callbacks.append(SamplesPerSecond())
+            callbacks += [SamplesPerSecond(), BatchSizeSummary()]
             if logger:
                 callbacks.append(LearningRateMonitor(logging_interval="step"))
         if options.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in callbacks):

@@ -67,6 +67,7 @@ class Classifier(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
+        self._num_dims = {name: p.ndim for name, p in self.named_parameters()}  # before a strategy shards them
         # In place, so that the state dict's keys stay the same.
         if self.compile_backbone and self.backbone._compiled_call_impl is None:
             self.backbone.compile()
@@ -120,7 +121,9 @@ class Classifier(LightningModule):
         return getattr(self._trainer, "datamodule", None)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.recipe.build_optimizer(self.parameters())
+        names = {name.replace("_fsdp_wrapped_module.", ""): p for name, p in self.named_parameters()}
+        num_dims = {p: self._num_dims[name] for name, p in names.items()}
+        optimizer = self.recipe.build_optimizer(names.values(), num_dims)
         num_steps = self.trainer.estimated_stepping_batches
         if math.isinf(num_steps):
             raise MisconfigurationException(

@@ -1,7 +1,7 @@
 """How a classifier is trained: loss, optimizer and schedule."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -50,12 +50,18 @@ class Recipe:
         """Cross-entropy over logits `(B, num_classes)` and labels `(B,)`."""
         return nn.CrossEntropyLoss(label_smoothing=self.label_smoothing)
 
-    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """The optimizer, its parameters grouped by shape alone, so that every norm gets the same groups."""
-        trained = [p for p in parameters if p.requires_grad]
+    def build_optimizer(
+        self, parameters: Iterable[nn.Parameter], num_dims: Mapping[nn.Parameter, int] | None = None
+    ) -> Optimizer:
+        """The optimizer, its parameters grouped by shape alone, so that every norm gets the same groups.
+
+        Args:
+            num_dims: how many dimensions each had before it was sharded, which may flatten it; None: as many as now.
+        """
+        trained = {p: p.ndim if num_dims is None else num_dims[p] for p in parameters if p.requires_grad}
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p, dims in trained.items() if dims >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p, dims in trained.items() if dims < 2], "weight_decay": 0.0},
         ]
         # One pass over the weights in place of five; on a GPU torch's own choice is as fast.
         fused = True if all(p.device.type == "cpu" for p in trained) else None
