@@ -83,8 +83,9 @@ class InstanceNorm(_InstanceNorm):
     @torch.no_grad()
     def _follow(self, sample: Statistics) -> None:
         momentum = 0.0 if self.momentum is None else self.momentum
-        assert sample.mean is not None
-        for running, value in (self.running_mean, sample.mean), (self.running_var, sample.unbiased_var()):
+        mean = sample.whole_mean()
+        assert mean is not None
+        for running, value in (self.running_mean, mean), (self.running_var, sample.unbiased_var()):
             if running is not None:
                 follow_one(running, value.movedim(self.channel_dim, 0).flatten(1).mean(1), momentum)
 
