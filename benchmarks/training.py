@@ -25,7 +25,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,13 +132,18 @@ def run_ours(arguments: list[str], folder: str, steps: int) -> tuple[Clock, Watc
     return cli.stopwatch.clock, cli
 
 
+def preparation(data: ClassificationData, train: Any) -> Callable[[Any], Any]:
+    """What is done to a batch of the training split before the network sees it: images are augmented and scaled."""
+    if not isinstance(data, ImageData):
+        return lambda batch: batch
+    scaling = fit_scaling(data.scaling, value_counts(train.pixels, train.rows))
+    return lambda batch: (scaling(augment(batch[0], data.crop_padding, data.flip)), batch[1])
+
+
 def run_plain(model: Classifier, data: ClassificationData, steps: int) -> Clock:
     """A loop of the network's own work alone, on the batches of `train.py`."""
     train: Any = data.datasets["train"]
-    prepare: Callable[[Any], Any] = lambda batch: batch  # noqa: E731
-    if isinstance(data, ImageData):
-        scaling = fit_scaling(data.scaling, value_counts(train.pixels, train.rows))
-        prepare = lambda batch: (scaling(augment(batch[0], data.crop_padding, data.flip)), batch[1])  # noqa: E731
+    prepare = preparation(data, train)
     sampler = BatchSampler(len(train), data.batch_size, shuffle=True, drop_last=True, lengths=train.lengths)
     optimizer = model.recipe.build_optimizer(model.parameters())
     schedule = model.recipe.build_schedule(optimizer, steps)
@@ -251,7 +255,6 @@ def main() -> None:
         print(f"{whole_runs_table(options.fashion_root)}\n\n{conditions()}")
         return
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore")
     roots = {"fashion": options.fashion_root, "r8": options.text_root}
     print(table(options.cases, options.rounds, options.steps, roots))
     print(f"\nMedians of {options.rounds} rounds of {options.steps} steps. {conditions()}")

@@ -16,7 +16,7 @@ class BatchSizeSummary(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        sampler = trainer.train_dataloader.sampler
+        sampler = getattr(trainer.train_dataloader, "sampler", None)
         assert isinstance(sampler, BatchSampler)
         lines = summary(sampler.batch_size, trainer.world_size, trainer.accumulate_grad_batches, pl_module.recipe)
         layers = [layer for layer in pl_module.modules() if isinstance(layer, _BatchNorm)]

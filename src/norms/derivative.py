@@ -1,18 +1,19 @@
 """The derivative of the formula in `functional.py`, written out: it needs the input and the statistics alone.
 
-With z = (x - mean) / sqrt(var + eps), g = dy * weight and means over the reduced dimensions:
+With z = (x - mean) / sqrt(var + eps), g = dy * weight / sqrt(var + eps) and means over the reduced dimensions:
 
-    dx = (g - mean(g) - z * mean(g * z)) / sqrt(var + eps)        dweight = sum(dy * z)        dbias = sum(dy)
+    dx = g - mean(g) - z * mean(g * z)        dweight = sum(dy * z)        dbias = sum(dy)
 
 The two means are how x acts through the statistics: they reach only the values that went into those, there is no
-mean(g) about zero, and neither is there where the statistics are given. The steps are taken in place, since a fresh
-tensor costs as much as a step.
+mean(g) about zero, and neither is there where the statistics are given. Along dimensions in which the weight does not
+vary dy and dy * z are summed once for all of these; what the mean's rounding took goes into the sums, then, too. The
+steps are taken in place, since a fresh tensor costs as much as a step.
 """
 
 import torch
 from torch import Tensor
 
-from src.norms.functional import Axes, Statistics, computing_dtype, less
+from src.norms.functional import Axes, Statistics, computing_dtype, steady_dims
 from src.norms.processes import sum_over
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -31,36 +32,41 @@ def gradients(
 ) -> Gradients:
     """The gradients of input, weight and bias, as far as they are `needed`, through the statistics `found` in `x`."""
     seen, dy, spread_weight = _seen(x, axes), _seen(dy, axes), axes.spread(weight)
-    mean, var, num_values = found
+    mean, var, num_values, rest = found
     scale = torch.rsqrt(var + eps)
-    if mean is None:
-        z = seen * scale
-    elif axes.group is not None:
-        z = (seen - mean).mul_(scale)
-    else:
-        z = less(seen, mean, axes.dims, mask, in_place=True)[0].mul_(scale)
-    g, g_z = dy, dy * z
-    if spread_weight is None or _is_constant(spread_weight, axes.dims, seen.ndim):
-        # The weight comes out of the sums, which then serve the parameters, too.
-        sum_g, sum_g_z = (values.sum(axes.dims, keepdim=True) for values in (g, g_z))
-        dweight, dbias = _of_parameters((sum_g_z, sum_g), (weight, bias), axes, needed)
-        scale = scale if spread_weight is None else scale * spread_weight
-    else:
-        dweight, dbias = _of_parameters((g_z, g), (weight, bias), axes, needed)
-        g, g_z = dy * spread_weight, g_z.mul_(spread_weight)
-        sum_g, sum_g_z = (values.sum(axes.dims, keepdim=True) for values in (g, g_z))
+    deviation = seen if mean is None else seen - mean
+    steady = axes.dims
+    if spread_weight is not None:
+        steady = steady_dims(spread_weight, tuple(dim for dim in steady if seen.shape[dim] > 1), seen.ndim)
+    if rest is not None and not steady:
+        deviation, rest = deviation.sub_(rest), None
+    dy_d = dy * deviation
+    sum_dy, sum_dy_z = (v.sum(steady, keepdim=True) for v in (dy, dy_d)) if steady else (dy, dy_d)
+    if rest is not None:
+        sum_dy_z.sub_(rest * sum_dy)
+    sum_dy_z.mul_(scale)
+    dweight, dbias = _of_parameters((sum_dy_z, sum_dy), (weight, bias), axes, needed)
     if not needed[0]:
         return None, dweight, dbias
 
+    if steady or spread_weight is None:
+        factor = scale if spread_weight is None else scale * spread_weight
+        sum_g, sum_g_z = ((values * factor).sum(axes.dims, keepdim=True) for values in (sum_dy, sum_dy_z))
+        g = torch.mul(dy, factor, out=dy_d)  # the tensor of the products serves again
+    else:
+        g = (dy * spread_weight).mul_(scale)
+        sum_g = g.sum(axes.dims, keepdim=True)
+        sum_g_z = sum_dy_z.mul_(spread_weight).sum(axes.dims, keepdim=True).mul_(scale)
     if axes.group is not None:
         sum_g, sum_g_z = sum_over(axes.group, torch.stack((sum_g, sum_g_z)))
     count = num_values.clamp(min=1) if isinstance(num_values, Tensor) else seen.numel() / max(var.numel(), 1)
-    z.mul_(sum_g_z.neg_() / count)
+    slope = sum_g_z.neg_().mul_(scale) / count
+    dx = torch.mul(deviation, slope, out=None if mean is None else deviation)
     if mean is not None:
-        z.sub_(sum_g / count)
+        dx.sub_(sum_g / count if rest is None else sum_g / count + rest * slope)
     if mask is not None:
-        z.masked_fill_(~mask, 0)
-    return z.add_(g).mul_(scale).to(x.dtype).view(x.shape), dweight, dbias
+        dx.masked_fill_(~mask, 0)
+    return dx.add_(g).to(x.dtype).view(x.shape), dweight, dbias
 
 
 def gradients_by_given(
@@ -85,12 +91,6 @@ def gradients_by_given(
 def _seen(values: Tensor, axes: Axes) -> Tensor:
     values = values.to(computing_dtype(values.dtype))
     return values if axes.shape is None else values.view(axes.shape)
-
-
-def _is_constant(parameter: Tensor, dims: tuple[int, ...], rank: int) -> bool:
-    """Whether a parameter that broadcasts to `rank` dimensions is the same all over `dims`."""
-    places = (dim % rank - rank for dim in dims)
-    return all(-place > parameter.ndim or parameter.shape[place] == 1 for place in places)
 
 
 def _of_parameters(

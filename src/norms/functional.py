@@ -15,7 +15,11 @@ A norm is a choice of the dimensions that are reduced:
 Numerical care: float16 and bfloat16 are computed in float32; the variance is taken in a second pass around the mean,
 since E[x^2] - E[x]^2 cancels to garbage where the mean is large against the spread; the mean is subtracted before
 the scale is applied, for the same reason. A mean that is far from zero is rounded coarsely against the spread: the
-mean of the deviations from it tells by how much, and is taken off them.
+mean of the deviations from it, the rest, tells by how much. It corrects the variance (the two-pass algorithm of Chan,
+Golub and LeVeque, 1983) and is taken off where the bias is added, so that it costs no pass of its own.
+
+The result does not depend on where the deviations are taken from, so the rounded mean counts as a constant when the
+formula is differentiated, in any order: x acts through the rest and the variance.
 """
 
 from typing import NamedTuple, overload
@@ -59,6 +63,11 @@ class Statistics(NamedTuple):
     mean: Tensor | None  # None: taken about zero
     var: Tensor  # biased: divided by count
     num_values: int | Tensor = 0  # values that went into each mean; 0: they were given
+    rest: Tensor | None = None  # what rounding took from the mean; None: not asked
+
+    def whole_mean(self) -> Tensor | None:
+        """The mean with what its rounding took."""
+        return self.mean if self.mean is None or self.rest is None else self.mean + self.rest
 
     def unbiased_var(self) -> Tensor:
         """The variance divided by count - 1, which running statistics track."""
@@ -106,49 +115,57 @@ def mean_over(x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None) -> T
 
 
 def deviations(
-    x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None, about_zero: bool = False, in_place: bool = False
+    x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None, about_zero: bool = False
 ) -> tuple[Tensor, Statistics]:
-    """`x` less its mean over `dims`, in the type computed in, and the statistics; `mask` as in `mean_over`.
+    """`x` less its rounded mean over `dims`, in the type computed in, and the statistics; `mask` as in `mean_over`.
 
-    About zero the deviation is `x` itself, and the variance the mean square. `in_place` as in `less`.
+    About zero the deviation is `x` itself, and the variance the mean square.
     """
     x = x.to(computing_dtype(x.dtype))
-    mean, deviation = None, x
-    if not about_zero:
-        mean = mean_over(x, dims, mask)
-        deviation, rest = less(x, mean, dims, mask, in_place)
-        mean = mean + rest
     count: int | Tensor = 1
     if mask is None:
         for dim in dims:
             count *= x.shape[dim]
     else:
         count = mask.sum(dims, keepdim=True)
-    return deviation, Statistics(mean, mean_over(deviation.square(), dims, mask), count)
-
-
-def less(
-    x: Tensor, mean: Tensor, dims: tuple[int, ...], mask: Tensor | None = None, in_place: bool = False
-) -> tuple[Tensor, Tensor]:
-    """`x` less the mean that `mean` is the rounded value of, and what the rounding took.
-
-    `in_place` spares memory where nobody records the steps.
-    """
+    if about_zero:
+        return x, Statistics(None, mean_over(x.square(), dims, mask), count)
+    mean = mean_over(x.detach(), dims, mask)
     deviation = x - mean
     rest = mean_over(deviation, dims, mask)
-    return torch.sub(deviation, rest, out=deviation if in_place else None), rest
+    var = mean_over(deviation.square(), dims, mask) - rest.square()
+    var = var - var.detach().clamp(max=0)  # what rounding takes below 0 is 0; a derivative needs no branch for it
+    return deviation, Statistics(mean, var, count, rest)
+
+
+def steady_dims(parameter: Tensor, dims: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Those of `dims` along which a parameter that broadcasts to `rank` dimensions does not vary."""
+    places = {dim: rank - dim % rank for dim in dims}  # counted from the end
+    return tuple(dim for dim, place in places.items() if place > parameter.ndim or parameter.shape[-place] == 1)
 
 
 def normalize(
     deviation: Tensor,
+    dims: tuple[int, ...],
     var: Tensor,
     eps: float,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    rest: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """`deviation / sqrt(var + eps) * weight + bias`; all others broadcast to the deviation, which may be `out`."""
-    y = torch.mul(deviation, torch.rsqrt(var + eps), out=out)
+    """`(deviation - rest) / sqrt(var + eps) * weight + bias`, where the deviation may be `out`.
+
+    All others broadcast to it; those of a variance do not vary along `dims`.
+    """
+    scale = torch.rsqrt(var + eps)
+    if weight is not None and steady_dims(weight, dims, deviation.ndim):
+        scale, weight = scale * weight, None  # fewer values than the deviations
+    if rest is not None and weight is None:
+        bias = -rest * scale if bias is None else bias - rest * scale
+    elif rest is not None:
+        deviation = torch.sub(deviation, rest, out=out)
+    y = torch.mul(deviation, scale, out=out)
     if weight is not None:
         y = torch.mul(y, weight, out=out)
     if bias is not None:

@@ -85,10 +85,11 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
     def _follow(self, sample: Statistics) -> None:
         if self.running_mean is None or self.running_var is None:
             return
-        assert sample.mean is not None
+        mean = sample.whole_mean()
+        assert mean is not None
         momentum = 0.0 if self.momentum is None else self.momentum
-        dim = self.channel_dim % sample.mean.ndim + 1
-        values = torch.stack((sample.mean, sample.unbiased_var())).movedim(dim, -1).flatten(1, -2)  # (2, N, C)
+        dim = self.channel_dim % mean.ndim + 1
+        values = torch.stack((mean, sample.unbiased_var())).movedim(dim, -1).flatten(1, -2)  # (2, N, C)
         peers = self.peers()
         if peers is None:
             mean, var = values.mean(1)

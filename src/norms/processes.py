@@ -27,17 +27,16 @@ class Synchronizable(nn.Module):
         return super().extra_repr() + ", synchronized" * self.synchronized
 
 
-def merge(deviation: Tensor, own: Statistics, group: ProcessGroup) -> tuple[Tensor, Statistics]:
-    """Deviations from the mean of all processes' values, and the statistics of these, from those of each process' own.
+def merge(own: Statistics, group: ProcessGroup) -> tuple[Statistics, Tensor]:
+    """The statistics of all processes' values, from those of each process' own, and how far their mean is from its own.
 
     One collective forward, in which each process sends one row of count, mean and sum of squared deviations, and one
     backward, of twice the mean's size; every process has to take part, and may do so with no values. The rows are
     merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel, in the order of the ranks, so that
     all processes come to the same bits.
     """
-    assert own.mean is not None
-    mean, var, count = _Merge.apply(own.mean, own.var, own.num_values, group)
-    return deviation + (own.mean - mean), Statistics(mean, var, count)
+    mean, var, count = _Merge.apply(own.whole_mean(), own.var, own.num_values, group)
+    return Statistics(mean, var, count), mean - own.mean
 
 
 def sum_over(group: ProcessGroup, x: Tensor) -> Tensor:

@@ -62,9 +62,10 @@ def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Stati
     by_kernel = not _formula_needed() and setting() == "auto" and not is_recomputing()
     if by_kernel and cpu.follow(running_mean, running_var, batch, factor):
         return
-    assert batch.mean is not None
+    mean = batch.whole_mean()
+    assert mean is not None
     if running_mean is not None:
-        follow_one(running_mean, batch.mean.flatten(), factor)
+        follow_one(running_mean, mean.flatten(), factor)
     if running_var is not None:
         follow_one(running_var, batch.unbiased_var().flatten(), factor)
 
@@ -107,20 +108,21 @@ def _formula(
     given: Statistics | None = None,
     in_place: bool = False,
 ) -> tuple[Tensor, Statistics]:
-    """The output and the statistics; `in_place` as in `less`."""
+    """The output and the statistics; `in_place` spares memory where nobody records the steps."""
     seen = x if axes.shape is None else x.view(axes.shape)
     if given is None:
-        deviation, found = deviations(seen, axes.dims, mask, axes.about_zero, in_place)
+        deviation, found = deviations(seen, axes.dims, mask, axes.about_zero)
+        rest = found.rest
         if axes.group is not None:
-            deviation, found = merge(deviation, found, axes.group)
+            found, rest = merge(found, axes.group)
     else:
-        found = given
+        found, rest = given, None
         deviation = seen.to(computing_dtype(x.dtype))
         if given.mean is not None:
             deviation = deviation - axes.spread(given.mean)
-    var = found.var if given is None else axes.spread(given.var)
+    var = found.var if given is None else axes.spread(given.var).to(deviation.dtype)
     out = deviation if in_place and not axes.about_zero else None
-    y = normalize(deviation, var, eps, axes.spread(weight), axes.spread(bias), out).to(x.dtype)
+    y = normalize(deviation, axes.dims, var, eps, axes.spread(weight), axes.spread(bias), rest, out).to(x.dtype)
     if axes.shape is not None:  # torch's output is no view, but a trace would take the shape for a constant
         y = y.view_as(x) if torch.jit.is_tracing() else torch.ops.aten._unsafe_view(y, x.shape)
     return y, found
@@ -146,11 +148,13 @@ class _Normalize(torch.autograd.Function):
         else:
             recorded = torch._C._len_torch_dispatch_stack()
             y, found = _formula(x, axes, eps, weight, bias, mask, given, in_place=not recorded)
-        mean, var, num_values = found
+        mean, var, num_values, rest = found
+        if x.dtype != var.dtype:  # a half type holds too few digits for the rest to show
+            rest = None
         if given and any(ctx.needs_input_grad):  # running statistics may have moved on when the backward pass comes
             mean, var = None if mean is None else mean.clone(), var.clone()
         count = num_values if isinstance(num_values, Tensor) else None
-        ctx.save_for_backward(x, weight, bias, mask, mean, var, count)
+        ctx.save_for_backward(x, weight, bias, mask, mean, var, rest, count)
         ctx.kernel, ctx.axes, ctx.eps, ctx.given = kernel, axes, eps, given is not None
         if given:
             return (y,)
@@ -162,23 +166,21 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor | None, *no_gradients: None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 7
-        x, weight, bias, mask, mean, var, count = ctx.saved_tensors
+        x, weight, bias, mask, mean, var, rest, count = ctx.saved_tensors
         given = Statistics(mean, var) if ctx.given else None
         if torch.is_grad_enabled() or _formula_needed(dy) or torch._C._functorch.is_legacy_batchedtensor(dy):
             found = _through_formula(dy, ctx.needs_input_grad, x, weight, bias, mask, ctx.axes, ctx.eps, given)
             return *found, None, None, None, None
         if dy.stride() != x.stride():
             dy = torch.empty_like(x).copy_(dy)  # so that dx lies as x does
+        written: tuple[Tensor | None, ...]
         if ctx.kernel is not None:
-            found = ctx.kernel.backward(dy, x, weight, bias, Statistics(mean, var), ctx.eps, ctx.needs_input_grad)
-            return *found, None, None, None, None
-        written = (
-            gradients_by_given(dy, x, weight, bias, ctx.axes, ctx.eps, given, ctx.needs_input_grad)
-            if given
-            else gradients(
-                dy, x, weight, bias, mask, ctx.axes, ctx.eps, Statistics(mean, var, count), ctx.needs_input_grad
-            )
-        )
+            written = ctx.kernel.backward(dy, x, weight, bias, Statistics(mean, var), ctx.eps, ctx.needs_input_grad)
+        elif given:
+            written = gradients_by_given(dy, x, weight, bias, ctx.axes, ctx.eps, given, ctx.needs_input_grad)
+        else:
+            batch = Statistics(mean, var, 0 if count is None else count, rest)
+            written = gradients(dy, x, weight, bias, mask, ctx.axes, ctx.eps, batch, ctx.needs_input_grad)
         return *written, None, None, None, None
 
 

@@ -105,7 +105,7 @@ def _calls(kernel: str, dtype: torch.dtype) -> tuple[Callable[..., None], Callab
 
 def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Statistics, factor: float | Tensor) -> bool:
     """Make `running += factor * (batch - running)` of both running statistics; False where the formula has to serve."""
-    mean, var, count = batch
+    mean, var, count = batch.whole_mean(), batch.var, batch.num_values
     if running_mean is None or running_var is None or mean is None or isinstance(factor, Tensor | int):
         return False
     tensors = (running_mean, running_var, mean, var)
