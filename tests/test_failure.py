@@ -102,7 +102,7 @@ def test_torchrun_names_the_first_exception(rank: int, tmp_path: Path) -> None:
     cause = shown[shown.index("Root Cause (first observed failure)") :]
     assert f"rank      : {rank} " in cause
     assert f"ArithmeticError: the first error, of process {rank}\n" in cause
-    assert "gloo" not in shown
+    assert "third_party/gloo" not in shown
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_torchrun_names_the_first_exception(rank: int, tmp_path: Path) -> None:
 def test_a_killed_process_ends_the_others(launcher: str, rank: int, tmp_path: Path) -> None:
     code, shown = end(tmp_path, launcher, *failing(rank, "kill"))
     assert code == {"torchrun": 1, "lightning": -signal.SIGKILL if rank == 0 else 128 + signal.SIGKILL}[launcher]
-    assert "Traceback (most recent call last)" not in shown
+    assert "third_party/gloo" not in shown
     if launcher == "torchrun":
         cause = shown[shown.index("Root Cause (first observed failure)") :]
         assert f"rank      : {rank} " in cause
