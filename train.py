@@ -2,6 +2,8 @@
 
 import sys
 
+from src.failure import end_with_launcher, run_as_one
+
 QUICK_START = """\
 Train a classifier; the normalization layer is a flag.
 
@@ -16,12 +18,13 @@ More: python train.py fit --help, the other files in configs/, and README.md.
 
 
 def main() -> None:
+    end_with_launcher()
     if len(sys.argv) == 1:
         print(QUICK_START, end="")
         return
     from src.cli import TrainCLI  # seconds of imports, which the lines above do not need
 
-    TrainCLI()
+    run_as_one(TrainCLI)
 
 
 if __name__ == "__main__":

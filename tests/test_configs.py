@@ -11,7 +11,7 @@ from tests.standins import use_standins
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((REPOSITORY / "configs").glob("*.yaml"))}
 WHOLE = [name for name, config in FILES.items() if "model" in config]
-OVERLAYS = [name for name, config in FILES.items() if "model" not in config and name != "debug"]
+OVERLAYS = [name for name, config in FILES.items() if "model" not in config and name not in ("debug", "fsdp")]
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -32,6 +32,15 @@ def test_overlay_applies_to_a_config(name: str, monkeypatch: pytest.MonkeyPatch,
     saved = yaml.safe_load((tmp_path / "runs/debug/version_0/config.yaml").read_text())
     for option, value in FILES[name]["trainer"].items():
         assert option == "devices" or saved["trainer"][option] == value
+
+
+def test_fsdp_asks_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [f"--config=configs/{each}.yaml" for each in ("digits", "fsdp")]
+    with pytest.raises(SystemExit, match="2"):
+        run_here(monkeypatch, tmp_path, "fit", *files, "--trainer.accelerator=cpu", *QUIET)
+    assert "error: The strategy `fsdp` requires a GPU accelerator" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -52,6 +52,12 @@ MISTAKES = {
     "--config mistake.yaml": (
         "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
     ),
+    "--trainer.accelerator=cpu --trainer.devices=two": (
+        "accelerator=cpu and devices=two do not fit (`devices` selected with `CPUAccelerator` should be an int > 0.). "
+        "Set --trainer.devices to a number of processes."
+    ),
+    "--trainer.num_nodes=0": "`num_nodes` must be a positive integer, but got 0.",
+    "--timeout=0": "timeout=0.0: expected a number of seconds above 0",
     "--ckpt_path=nowhere.ckpt": "checkpoint 'nowhere.ckpt' does not exist",
     "--ckpt_path=mistake.yaml": "'mistake.yaml' is not a checkpoint of train.py, or it is damaged",
     "--trainer.sync_batchnorm=true --trainer.strategy=ddp --trainer.accelerator=cpu --trainer.devices=2 "
@@ -88,6 +94,63 @@ def test_an_unknown_backbone_lists_what_there_is(
     known = ", ".join(sorted(torchvision.models.list_models(module=torchvision.models)))
     shown = error_of(monkeypatch, capsys, tmp_path, "fit --config=configs/digits.yaml --model.backbone=resnet81")
     assert shown == f"error: unknown backbone 'resnet81'. Did you mean 'resnet18'? There are: {known}"
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "arguments", "expected"),
+    [
+        (
+            0,
+            "--trainer.accelerator=gpu",
+            "there is no accelerator of the kind asked for: take --trainer.accelerator=auto",
+        ),
+        (0, "--trainer.accelerator=cuda --trainer.devices=2", "there is no accelerator of the kind asked for"),
+        (
+            2,
+            "--trainer.devices=4",
+            "the command asks for the GPUs 0, 1, 2, 3, and there are 0, 1: lower --trainer.devices",
+        ),
+    ],
+)
+def test_gpus_that_are_not_there(
+    num_gpus: int,
+    arguments: str,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    shown = error_of(monkeypatch, capsys, tmp_path, f"fit --config=configs/digits.yaml {arguments}")
+    assert shown.startswith(f"error: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ("", "1 devices on 1 nodes make 1"),  # each would train alone
+        ("--trainer.devices=3 --trainer.strategy=ddp", "3 devices on 1 nodes make 3"),
+        ("--trainer.devices=2 --trainer.num_nodes=2 --trainer.strategy=ddp", "2 devices on 2 nodes make 4"),
+    ],
+)
+def test_another_number_of_processes_than_was_started(
+    arguments: str,
+    asked: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    started = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0"}
+    for name, value in {**started, "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    command = f"fit --config=configs/digits.yaml --trainer.accelerator=cpu {arguments}"
+    assert error_of(monkeypatch, capsys, tmp_path, command) == (
+        f"error: 2 processes were started (WORLD_SIZE=2), and {asked}: set --trainer.devices=2 --trainer.num_nodes=1, "
+        f"or start {asked.rsplit(maxsplit=1)[1]}"
+    )
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])

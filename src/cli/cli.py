@@ -1,10 +1,13 @@
 """The command line of train.py."""
 
+import math
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,21 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.distributed.constants import default_pg_timeout
 
 from src.callbacks import BatchSizeSummary, ProgressBar, SamplesPerSecond
 from src.cli.agreement import disagreements, load_hyperparameters
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.parser import FROM_DATA, Parser, explain, fail
-from src.cli.predictions import write_predictions
+from src.cli.predictions import gather_predictions, write_predictions
 from src.cli.record import SaveConfig, log_final_scores
 from src.cli.runs import newest_checkpoint
+from src.cli.world_size import check_world_size
 from src.data import ClassificationData, DataError
+from src.failure import wait_for, watch
 from src.models import Classifier
 
 
@@ -62,6 +69,12 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--experiment", type=str, default="default", help="Name of the run's folder.")
+        parser.add_argument(
+            "--timeout",
+            type=float,
+            default=300.0,
+            help="Seconds that a process of several waits for the others in one place before the run ends as failed.",
+        )
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -81,6 +94,13 @@ class TrainCLI(LightningCLI):
 
     def _option(self, key: str) -> Any:
         return self.config[self.subcommand][key]
+
+    @property
+    def _timeout(self) -> float:
+        seconds: float = self._option("timeout")
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"timeout={seconds}: expected a number of seconds above 0")
+        return seconds
 
     @property
     def experiment_dir(self) -> Path:
@@ -106,8 +126,9 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self._get(self.config_init, "trainer")
+        timeout = timedelta(seconds=self._timeout)
         logger = self._default_logger() if options.logger is None else options.logger
-        callbacks: list[Callback] = list(options.callbacks or [])
+        callbacks: list[Callback] = as_list(options.callbacks)
         if self.subcommand == "fit":
             callbacks += [SamplesPerSecond(), BatchSizeSummary()]
             if logger:
@@ -118,7 +139,17 @@ class TrainCLI(LightningCLI):
             callbacks += checkpoints(self._checkpoint_dir(logger))
         if options.sync_batchnorm:
             kwargs["plugins"] = [*as_list(options.plugins), SyncNorms()]
-        return super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
+        except (TypeError, ModuleNotFoundError) as error:  # Lightning's, for devices of which it can make nothing
+            raise ValueError(
+                f"accelerator={options.accelerator} and devices={options.devices} do not fit ({error}). Set "
+                "--trainer.devices to a number of processes."
+            ) from error
+        check_world_size(trainer.num_devices, trainer.num_nodes)
+        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # and none that a strategy was given
+            trainer.strategy._timeout = timeout  # type: ignore[attr-defined]
+        return trainer
 
     def _default_logger(self) -> TensorBoardLogger | bool:
         if self.subcommand != "fit":
@@ -139,8 +170,16 @@ class TrainCLI(LightningCLI):
         return {**kwargs, "ckpt_path": self.ckpt_path, "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
+        launcher = self._launcher_of_others()
+        if launcher:
+            watch(lambda: launcher.procs)
         try:
             super()._run_subcommand(subcommand)
+            if launcher:
+                wait_for(launcher.procs, self._timeout)
+        except SIGTERMException:
+            # Lightning's own exit code is 0. The other processes' stays that, so that this one can finish first.
+            raise SystemExit(128 + signal.SIGTERM if self.trainer.local_rank == 0 else 0) from None
         except (DataError, MisconfigurationException) as error:
             fail(str(error))
         except ValueError as error:
@@ -151,6 +190,13 @@ class TrainCLI(LightningCLI):
                 f"a norm cannot take the statistics of a single value ({error}): take larger images, a backbone or "
                 "stem that shrinks them less, larger batches, or another norm"
             )
+
+    def _launcher_of_others(self) -> _SubprocessScriptLauncher | None:
+        """What starts the other processes, in the one that does so."""
+        launcher = self.trainer.strategy.launcher
+        if not isinstance(launcher, _SubprocessScriptLauncher):
+            return None
+        return None if launcher.cluster_environment.creates_processes_externally else launcher
 
     def after_fit(self) -> None:
         checkpoint = self.trainer.checkpoint_callback
@@ -167,17 +213,17 @@ class TrainCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Write the class of each sample to predictions.csv beside the checkpoint."""
-        if self.trainer.world_size > 1:
-            raise MisconfigurationException("predict writes one file: run it with --trainer.devices=1")
         batches: Any = self.trainer.predict(**kwargs)
+        probabilities = gather_predictions(torch.cat(batches).cpu())
         assert self.ckpt_path is not None
         path = self.ckpt_path.parent / "predictions.csv"
-        write_predictions(path, torch.cat(batches), self.datamodule.predict_names, self.datamodule.class_names)
+        if self.trainer.is_global_zero:
+            write_predictions(path, probabilities, self.datamodule.predict_names, self.datamodule.class_names)
         rank_zero_print(f"\nPredictions    {path}")
 
 
 def as_list(value: Any) -> list[Any]:
-    """The Trainer takes one plugin, several or none."""
+    """The Trainer takes one plugin or callback, several or none."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -12,6 +12,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from src.data import DATASETS
+from src.failure import yield_to_others
 from src.models import MODELS, Recipe
 from src.models.names import unknown_name
 from src.norms import NORMS
@@ -28,8 +29,9 @@ CATALOGUES: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 def fail(message: str) -> NoReturn:
     """End the program as a user's mistake does: one message, exit code 2, no traceback."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # each process of a run comes here; one of them speaks
-        print(f"error: {message}", file=sys.stderr)
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        yield_to_others()  # most often each process of a run comes here, and the first one speaks
+    print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
@@ -52,6 +54,12 @@ def explain(message: str) -> str:
     optional = r"\[<class '(\w+)'>, <class 'NoneType'>\](?s:.*)Given value: (.*)"
     if found := re.search(r'Parser key "([\w.]+)":\s+Does not validate[^\n]*\s+Subtypes: ' + optional, message):
         return f"{found[1]}: expected {found[2]} or null, got '{found[3]}'"
+    if re.search(r"No supported gpu backend|can not run on your system since the accelerator", message):
+        return "there is no accelerator of the kind asked for: take --trainer.accelerator=auto (what there is), or cpu"
+    if found := re.search(r"You requested gpu: \[(.*)\]\s+But your machine only has: \[(.*)\]", message):
+        return (
+            f"the command asks for the GPUs {found[1]}, and there are {found[2]}: lower --trainer.devices (auto: all)"
+        )
     innermost = message[message.rfind("Errors:") :]
     if found := re.match(r"Errors:\n\s+- (.*?)\n\s+- Expected a <class 'NoneType'>\n", innermost, re.DOTALL):
         return found[1]
@@ -67,7 +75,7 @@ def unknown_option(name: str) -> str:
     """`unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?`"""
     known = [f"trainer.{option}" for option in signature(Trainer).parameters]
     known += [f"model.recipe.{option}" for option in signature(Recipe).parameters]
-    known += ["config", "seed_everything", "trainer", "model", "data", "experiment", "ckpt_path"]
+    known += ["config", "seed_everything", "trainer", "model", "data", "experiment", "timeout", "ckpt_path"]
     nearest = get_close_matches(name, known, n=1)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"unknown option '{name}'.{hint} All options: python train.py fit --help"

@@ -4,9 +4,21 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, distributed
 
 from src.data import publish, scratch_folder
+
+
+def gather_predictions(share: Tensor) -> Tensor:
+    """Of all N processes, in the dataset's order, the `(samples, classes)` of which each has every N-th."""
+    if not distributed.is_initialized():
+        return share
+    shares: list[Tensor] = [share] * distributed.get_world_size()
+    distributed.all_gather_object(shares, share)
+    everything = share.new_empty(sum(map(len, shares)), *share.shape[1:])
+    for rank, part in enumerate(shares):
+        everything[rank :: len(shares)] = part
+    return everything
 
 
 def write_predictions(path: Path, probabilities: Tensor, names: Sequence[str], class_names: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ class BatchSampler(SequentialSampler):
         lengths: (N,) tokens per sample. If given, samples of similar length share a batch.
 
     Raises:
-        DataError: training with fewer samples than ranks.
+        DataError: fewer samples than ranks.
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class BatchSampler(SequentialSampler):
         lengths: np.ndarray | torch.Tensor | None = None,
     ):
         super().__init__(range(num_samples))
-        if drop_last and num_samples < world_size:
+        if num_samples < world_size:
+            # In evaluation, too: Lightning has a rank without batches leave out the epoch's end, where the others wait.
             raise DataError(
-                f"The training split has {num_samples} samples for {world_size} processes: "
-                "expected at least one for each. Train on fewer devices or with more data."
+                f"The {'training' if drop_last else 'evaluation'} split has {num_samples} samples for {world_size} "
+                "processes: expected at least one for each. Take fewer devices or more data."
             )
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples // world_size) if drop_last else batch_size

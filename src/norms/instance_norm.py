@@ -92,11 +92,11 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
         values = torch.stack((mean, sample.unbiased_var())).movedim(dim, -1).flatten(1, -2)  # (2, N, C)
         peers = self.peers()
         if peers is None:
-            mean, var = values.mean(1)
+            mean, var = values.mean(1).unbind()
         else:
             # One more row of ones counts the samples.
             total = sum_over(peers, torch.cat((values, torch.ones_like(values[:1]))).sum(1))
-            mean, var = total[:2] / total[2]
+            mean, var = (total[:2] / total[2]).unbind()
         follow_one(self.running_mean, mean, momentum)
         follow_one(self.running_var, var, momentum)
 

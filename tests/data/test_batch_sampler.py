@@ -38,7 +38,7 @@ def test_training_gives_every_rank_equally_many_full_batches(
 
 
 @pytest.mark.parametrize("bucketed", [False, True])
-@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), [*SHAPES, (2, 4, 3)])
+@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), [*SHAPES, (3, 4, 3)])
 def test_evaluation_sees_every_sample_once_over_all_ranks(
     num_samples: int, batch_size: int, world_size: int, bucketed: bool
 ) -> None:
@@ -107,10 +107,11 @@ def test_padding_share_by_hand() -> None:
     assert padding_share(np.array([1, 4, 3]), [[0, 1], [2]]) == pytest.approx(3 / 11)
 
 
-def test_fewer_samples_than_ranks() -> None:
+@pytest.mark.parametrize(("drop_last", "split"), [(True, "training"), (False, "evaluation")])
+def test_fewer_samples_than_ranks(drop_last: bool, split: str) -> None:
     with pytest.raises(DataError) as error:
-        BatchSampler(3, 8, drop_last=True, world_size=4)
+        BatchSampler(3, 8, drop_last=drop_last, world_size=4)
     assert str(error.value) == (
-        "The training split has 3 samples for 4 processes: expected at least one for each. Train on fewer devices or "
-        "with more data."
+        f"The {split} split has 3 samples for 4 processes: expected at least one for each. Take fewer devices or "
+        "more data."
     )

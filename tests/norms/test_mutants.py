@@ -60,8 +60,8 @@ MUTANTS = [
     Mutant(
         "a mean of means, however many samples each process has",
         "instance_norm.py",
-        "mean, var = total[:2] / total[2]",
-        "mean, var = total[:2] / (2 * values.shape[1])",
+        "(total[:2] / total[2]).unbind()",
+        "(total[:2] / (2 * values.shape[1])).unbind()",
         "InstanceNorm2d",
         "many_processes",
     ),
@@ -110,8 +110,8 @@ MUTANTS = [
     Mutant(
         "the output is float32 whatever came in",
         "standardize.py",
-        "found.rest, out).to(x.dtype)",
-        "found.rest, out)",
+        "rest, out).to(x.dtype)",
+        "rest, out)",
         "BatchNorm2d",
         "output_dtype",
     ),
@@ -271,7 +271,7 @@ MUTANTS = [
     Mutant(
         "running statistics of single samples stay where they are",
         "instance_norm.py",
-        "            if input.numel():\n                self._follow(sample)\n",
+        "            if input.numel() or self.peers() is not None:\n                self._follow(sample)\n",
         "",
         "InstanceNorm2d",
         "buffers",
@@ -279,8 +279,8 @@ MUTANTS = [
     Mutant(
         "the biased variance of single samples is tracked",
         "instance_norm.py",
-        "(self.running_var, sample.unbiased_var())",
-        "(self.running_var, sample.var)",
+        "(mean, sample.unbiased_var())",
+        "(mean, sample.var)",
         "InstanceNorm2d",
         "buffers",
     ),
@@ -465,7 +465,7 @@ MUTANTS = [
     Mutant(
         "one value per channel is let through",
         "batch_norm.py",
-        "if use_batch and x.numel() == num_channels:",
+        "if use_batch and peers is None and x.numel() == num_channels:",
         "if False:",
         "BatchNorm1d",
         "one_value_in_each_mean",

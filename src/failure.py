@@ -1,0 +1,125 @@
+"""How a run of several processes ends when one of them fails: soon, with the first error, and with no process left.
+
+Whoever starts the processes ends them: torchrun and SLURM do, and where Lightning's launcher starts them, the first
+process, which started the others, does it here. Imports little, so that a process is tied to its launcher at once.
+"""
+
+import ctypes
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from subprocess import Popen, TimeoutExpired
+from typing import NoReturn
+
+GRACE = 5.0
+"""Seconds in which a process whose error may only follow from another's is to be ended before it speaks."""
+
+_STARTED_BY = "LIGHTNING_NORMS_STARTED_BY"
+_PR_SET_PDEATHSIG = 1
+_last_word = threading.Lock()  # whoever has it ends this process
+
+
+def end_with_launcher() -> None:
+    """Have the kernel kill this process, if a launcher started it, when the launcher ends, in whatever way (Linux)."""
+    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def yield_to_others() -> None:
+    """Wait to be ended by the launcher, each process longer than the one before, so that one of them speaks."""
+    time.sleep(GRACE + int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def run_as_one(main: Callable[[], object]) -> None:
+    """Call `main`, and end this process at once where it fails in a run of several, without waiting for the others."""
+    try:
+        main()
+    except SystemExit as stopped:
+        if not stopped.code or not _in_group():
+            raise
+        with _last_word:
+            _end(stopped.code if isinstance(stopped.code, int) else 1)
+    except Exception as error:
+        if not _in_group():
+            raise
+        _speak(error)
+
+
+def _in_group() -> bool:
+    # What was not imported is not in use, and its import takes a second.
+    distributed = sys.modules.get("torch.distributed")
+    return bool(distributed and distributed.is_available() and distributed.is_initialized())
+
+
+def _speak(error: Exception) -> NoReturn:
+    from torch.distributed import DistError, get_rank
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    of_the_connection = isinstance(error, DistError) or "gloo" in str(error)
+    timed_out = of_the_connection and re.search("timed? ?out", str(error), re.IGNORECASE) is not None
+    if of_the_connection:
+        yield_to_others()
+    with _last_word:
+        get_error_handler().record_exception(error)  # torchrun's summary quotes the earliest one
+        if of_the_connection and not timed_out:
+            _say(f"process {get_rank()} lost another process, whose error is the first one ({error})")
+            _end(1)
+        # The hook that torch.distributed sets, which names the rank in each line.
+        sys.excepthook(type(error), error, error.__traceback__)
+        if timed_out:
+            _say(
+                f"process {get_rank()} waited for another one at the place above, and it did not come: it hangs, or it "
+                "needs more time (--timeout, in seconds)"
+            )
+            if os.environ.get(_STARTED_BY) == str(os.getppid()):
+                # It would have spoken before: it is the one that hangs, and may be unable to see this one end.
+                os.kill(os.getppid(), signal.SIGKILL)
+        _end(1)
+
+
+def _say(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _end(code: int) -> NoReturn:
+    # Not sys.exit, which would close the connections to the others first and might wait for them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def watch(processes: Callable[[], Sequence[Popen[bytes]]]) -> None:
+    """Have a thread end this process, and by that those it started, as soon as one of them has failed.
+
+    Lightning's own observer does so after up to five seconds, with a SIGKILL, which looks as if memory had run out.
+    """
+    os.environ[_STARTED_BY] = str(os.getpid())
+    threading.Thread(target=_watch, args=[processes], name="watch", daemon=True).start()
+
+
+def _watch(processes: Callable[[], Sequence[Popen[bytes]]]) -> None:
+    while True:
+        time.sleep(0.2)
+        for rank, process in enumerate(processes(), start=1):
+            if code := process.poll():
+                with _last_word:
+                    if code < 0:
+                        _say(f"process {rank} (PID {process.pid}) was ended by {signal.Signals(-code).name}")
+                    else:
+                        _say(f"process {rank} (PID {process.pid}) ended with exit code {code}; its error is above")
+                    _end(code if code > 0 else 128 - code)
+
+
+def wait_for(processes: Sequence[Popen[bytes]], timeout: float) -> None:
+    """Wait until the processes that were started have ended, as `watch` has them end this one where they fail."""
+    for rank, process in enumerate(processes, start=1):
+        try:
+            process.wait(timeout)
+        except TimeoutExpired:
+            with _last_word:
+                _say(f"process {rank} (PID {process.pid}) has not ended within {timeout:g} seconds of the run's end")
+                _end(1)
