@@ -30,6 +30,7 @@ PARTS = {
     "Cold start": "benchmarks.cold_start --rounds 2",
     "Padding": "benchmarks.padding",
     "What synchronization sends": "benchmarks.communication",
+    "Synchronized batch norms, two processes": "benchmarks.synchronized",
 }
 
 

@@ -1,4 +1,4 @@
-"""Processes that run a test's function together, over gloo on this machine."""
+"""Processes that run a test's function together on this machine."""
 
 import os
 import tempfile
@@ -20,7 +20,7 @@ TIMEOUT = timedelta(seconds=60)  # of a collective that a process does not join
 class Ranks(AbstractContextManager["Ranks"]):
     """Processes that stay, so that a test pays for its own work alone and not for their imports."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, backend: str = "gloo") -> None:
         context = mp.get_context("spawn")
         self.folder = tempfile.TemporaryDirectory()
         self.worlds = 0
@@ -28,7 +28,7 @@ class Ranks(AbstractContextManager["Ranks"]):
         self.processes = []
         for rank in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, theirs, backend), daemon=True)
             process.start()
             theirs.close()
             self.ends.append(ours)
@@ -53,16 +53,18 @@ class Ranks(AbstractContextManager["Ranks"]):
         self.folder.cleanup()
 
 
-def _serve(rank: int, end: Connection) -> None:
+def _serve(rank: int, end: Connection, backend: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     while True:
         try:
             world_size, file, function, args = end.recv()
         except EOFError:
             return
         dist.init_process_group(
-            "gloo", store=dist.FileStore(file, world_size), rank=rank, world_size=world_size, timeout=TIMEOUT
+            backend, store=dist.FileStore(file, world_size), rank=rank, world_size=world_size, timeout=TIMEOUT
         )
         try:
             torch.manual_seed(0)

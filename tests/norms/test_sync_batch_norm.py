@@ -51,16 +51,20 @@ def step(layer: nn.Module, x: Tensor, mask: Tensor | None = None) -> dict[str, T
     y = layer(x) if mask is None else layer(x)[mask]
     (y.float() if y.dtype.itemsize < 4 else y).pow(3).sum().backward()
     assert x.grad is not None
-    return {
+    found = {
         "output": y.detach(),
         "input's gradient": x.grad,
         **{f"{name}'s gradient": p.grad for name, p in layer.named_parameters() if p.grad is not None},
         **{name: buffer.clone() for name, buffer in layer.named_buffers()},
     }
+    return {name: value.cpu() for name, value in found.items()}
 
 
-def sync_step(shapes: list[Shape], dtype: torch.dtype, parameter_dtype: torch.dtype) -> dict[str, Tensor]:
-    return step(SyncBatchNorm(5).to(parameter_dtype), inputs(shapes[dist.get_rank()], dtype))
+def sync_step(
+    shapes: list[Shape], dtype: torch.dtype, parameter_dtype: torch.dtype, device: str = "cpu"
+) -> dict[str, Tensor]:
+    layer = SyncBatchNorm(5).to(device, parameter_dtype)
+    return step(layer, inputs(shapes[dist.get_rank()], dtype).to(device))
 
 
 def values(x: Tensor) -> Tensor:
@@ -91,23 +95,31 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], relative:
         assert error <= relative, f"{name}: relative error {error:.1e}, expected at most {relative:.0e}"
 
 
+def assert_ranks_are_one_process(ranks: Ranks, shapes: list[Shape], device: str = "cpu") -> None:
+    for dtype, relative in (torch.float64, 1e-10), (torch.float32, 1e-5):
+        found = joined(ranks(len(shapes), sync_step, shapes, dtype, dtype, device))
+        whole = torch.cat([values(inputs(shape, dtype, rank)) for rank, shape in enumerate(shapes)])
+        assert_near(found, step(nn.BatchNorm1d(5).to(dtype), whole), relative)
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("kind", PARTS)
 def test_ranks_are_one_process(ranks: Ranks, kind: str, world_size: int) -> None:
     """Uneven batches and places, one value, none: outputs, gradients and running statistics of the whole batch."""
-    shapes = PARTS[kind][:world_size]
-    for dtype, relative in (torch.float64, 1e-10), (torch.float32, 1e-5):
-        found = joined(ranks(world_size, sync_step, shapes, dtype, dtype))
-        whole = torch.cat([values(inputs(shape, dtype, rank)) for rank, shape in enumerate(shapes)])
-        assert_near(found, step(nn.BatchNorm1d(5).to(dtype), whole), relative)
+    assert_ranks_are_one_process(ranks, PARTS[kind][:world_size])
 
 
 @pytest.mark.parametrize("parameter_dtype", ["float32", "same"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(ranks: Ranks, dtype: torch.dtype, parameter_dtype: str) -> None:
     """No error above twice torch's, and a rounding of the result."""
-    shapes, parameter_dtype = PARTS["maps"], torch.float32 if parameter_dtype == "float32" else dtype
-    found = joined(ranks(4, sync_step, shapes, dtype, parameter_dtype))
+    assert_half_precision(ranks, PARTS["maps"], dtype, torch.float32 if parameter_dtype == "float32" else dtype)
+
+
+def assert_half_precision(
+    ranks: Ranks, shapes: list[Shape], dtype: torch.dtype, parameter_dtype: torch.dtype, device: str = "cpu"
+) -> None:
+    found = joined(ranks(len(shapes), sync_step, shapes, dtype, parameter_dtype, device))
     whole = torch.cat([values(inputs(shape, dtype, rank)) for rank, shape in enumerate(shapes)])
     exact = step(nn.BatchNorm1d(5).double(), whole.double())
     theirs = step(nn.BatchNorm1d(5).to(parameter_dtype), whole.clone())

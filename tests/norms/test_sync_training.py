@@ -99,24 +99,29 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def train_share(kind: type[Images | Texts], dtype: torch.dtype, variation: str) -> dict[str, Tensor]:
+def train_share(
+    kind: type[Images | Texts], dtype: torch.dtype, variation: str, device: str = "cpu"
+) -> dict[str, Tensor]:
     """What one rank ends with, having seen its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    model = build(kind, "BatchNorm", dtype)
+    model = build(kind, "BatchNorm", dtype).to(device)
     SyncBatchNorm.convert_sync_batchnorm(model)
     if variation == "find_unused_parameters":
-        model.unused = nn.Linear(1, 1)
+        model.unused = nn.Linear(1, 1, device=device)
     if variation == "checkpointing":
         recompute_blocks(model)
     if variation == "compile":
         model.compile(backend="aot_eager")
     shares = [
-        ({name: value.chunk(world_size)[rank] for name, value in inputs.items()}, labels.chunk(world_size)[rank])
+        (
+            {name: value.chunk(world_size)[rank].to(device) for name, value in inputs.items()},
+            labels.chunk(world_size)[rank].to(device),
+        )
         for inputs, labels in batches(kind, dtype)
     ]
     parallel = DistributedDataParallel(model, **VARIATIONS[variation])
     state = train(parallel, shares, kind.learning_rate, 2 if variation == "no_sync" else 1)
-    return {name: value for name, value in state.items() if not name.startswith("unused")}
+    return {name: value.cpu() for name, value in state.items() if not name.startswith("unused")}
 
 
 def recompute_blocks(model: nn.Module) -> None:
