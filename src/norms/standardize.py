@@ -19,7 +19,7 @@ from src.norms.functional import (
     is_recomputing,
     normalize,
 )
-from src.norms.kernels import cpu, gpu
+from src.norms.kernels import cpu, gpu, synchronized
 from src.norms.kernels.setting import setting
 from src.norms.processes import merge
 
@@ -72,12 +72,14 @@ def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Stati
 
 def _find_kernel(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
-) -> cpu.Kernel | gpu.Kernel | None:
+) -> cpu.Kernel | gpu.Kernel | synchronized.Kernel | None:
     """The kernel that computes the formula, or None where there is none or it is not wanted."""
     wanted = setting()
-    if wanted == "off" or axes.group is not None:
+    if wanted == "off":
         return None
     backend = gpu if wanted == "triton" or x.is_cuda else cpu
+    if axes.group is not None:
+        return synchronized.kernel_for(backend, x, axes)
     return backend.kernel_for(x, weight, bias, axes, given)
 
 
@@ -173,13 +175,13 @@ class _Normalize(torch.autograd.Function):
             return *found, None, None, None, None
         if dy.stride() != x.stride():
             dy = torch.empty_like(x).copy_(dy)  # so that dx lies as x does
+        batch = Statistics(mean, var, 0 if count is None else count, rest)
         written: tuple[Tensor | None, ...]
         if ctx.kernel is not None:
-            written = ctx.kernel.backward(dy, x, weight, bias, Statistics(mean, var), ctx.eps, ctx.needs_input_grad)
+            written = ctx.kernel.backward(dy, x, weight, bias, batch, ctx.eps, ctx.needs_input_grad)
         elif given:
             written = gradients_by_given(dy, x, weight, bias, ctx.axes, ctx.eps, given, ctx.needs_input_grad)
         else:
-            batch = Statistics(mean, var, 0 if count is None else count, rest)
             written = gradients(dy, x, weight, bias, mask, ctx.axes, ctx.eps, batch, ctx.needs_input_grad)
         return *written, None, None, None, None
 

@@ -1,0 +1,91 @@
+"""The kernels of one process, between whose sweeps the statistics of several processes are merged."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from src.norms.functional import Axes, Statistics
+from src.norms.kernels import cpu, gpu
+from src.norms.processes import merge, sum_over
+
+
+class Kernel(NamedTuple):
+    """Two kernels that work with those of the other processes, whether these have kernels or the formula.
+
+    Args:
+        own: finds the statistics of this process' values.
+        given: normalizes by the merged ones, which it is given.
+        group: the processes.
+    """
+
+    own: cpu.Kernel | gpu.Kernel
+    given: cpu.Kernel | gpu.Kernel
+    group: ProcessGroup
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, _: Statistics | None
+    ) -> tuple[Tensor, Statistics]:
+        """The output, and the statistics of all processes' values."""
+        own = self.own.forward(x, None, None, eps, None)[1]
+        found, rest = merge(own, self.group)
+        assert own.mean is not None
+        # Centered at this process' own mean, whose difference from the merged one has all its digits.
+        scale = _scale(found, weight, eps)
+        shift = -rest.flatten() * scale if bias is None else bias - rest.flatten() * scale
+        by = Statistics(own.mean.flatten(), found.var.flatten())
+        weight = torch.ones_like(scale) if weight is None else weight.float()
+        return self.given.forward(x, weight, shift, eps, by)[0], found
+
+    def backward(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        found: Statistics,
+        eps: float,
+        needed: tuple[bool, ...],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of input, weight and bias, as far as they are `needed`: those of the parameters are local.
+
+        With dx = g - mean(g) - z * mean(g * z), the first kernel gives g and the sums, and the second the rest, which
+        is a normalization of x by other parameters.
+        """
+        assert found.mean is not None
+        scale = _scale(found, weight, eps)
+        by = Statistics(found.mean.flatten(), found.var.flatten())
+        one = torch.ones_like(scale) if weight is None else weight.float()
+        g, dweight, dbias = self.given.backward(dy, x, one, one, by, eps, (needed[0], True, True))
+        assert dweight is not None
+        assert dbias is not None
+        dx = None
+        if g is not None:
+            sums = torch.stack((dbias * scale, dweight * scale)).view(2, *found.mean.shape)
+            mean_g, mean_g_z = (sum_over(self.group, sums) / found.num_values).flatten(1).neg()
+            # The kernel's weight stands before z, which has no other scale.
+            dx = g.add_(self.given.forward(x, mean_g_z, mean_g, eps, by)[0])
+        return (
+            dx,
+            dweight.to(weight.dtype) if weight is not None and needed[1] else None,
+            dbias.to(bias.dtype) if bias is not None and needed[2] else None,
+        )
+
+
+def _scale(found: Statistics, weight: Tensor | None, eps: float) -> Tensor:
+    scale = torch.rsqrt(found.var.flatten() + eps)
+    return scale if weight is None else scale * weight
+
+
+def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> Kernel | None:
+    """The kernels of `backend` for the statistics of `x` over `axes`, or None where the formula has to serve."""
+    assert axes.group is not None
+    alone = axes._replace(group=None)
+    own = backend.kernel_for(x, None, None, alone, None)
+    if own is None:
+        return None
+    vector = torch.empty(own.arrangement.statistics_shape, device=x.device).flatten()
+    given = backend.kernel_for(x, vector, vector, alone, Statistics(vector, vector))
+    return None if given is None else Kernel(own, given, axes.group)
