@@ -13,13 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from subprocess import Popen, TimeoutExpired
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from lightning import Trainer
 
 GRACE = 5.0
 """Seconds in which a process whose error may only follow from another's is to be ended before it speaks."""
 
 _STARTED_BY = "LIGHTNING_NORMS_STARTED_BY"
 _PR_SET_PDEATHSIG = 1
+_TIMED_OUT = "timed? ?out"
+_OF_THE_CONNECTION = f"connection (was )?(closed|reset|refused)|broken pipe|remote process exited|{_TIMED_OUT}"
 _last_word = threading.Lock()  # whoever has it ends this process
 
 
@@ -27,11 +32,18 @@ def end_with_launcher() -> None:
     """Have the kernel kill this process, if a launcher started it, when the launcher ends, in whatever way (Linux)."""
     if "LOCAL_RANK" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.environ.get(_STARTED_BY, launcher := str(os.getppid())) != launcher:
+            os._exit(1)  # it ended before the kernel was told
 
 
 def yield_to_others() -> None:
     """Wait to be ended by the launcher, each process longer than the one before, so that one of them speaks."""
-    time.sleep(GRACE + int(os.environ.get("LOCAL_RANK", 0)))
+    time.sleep(GRACE + local_rank())
+
+
+def local_rank() -> int:
+    """This process' number on its machine, as torchrun and Lightning set it, or SLURM."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
 
 
 def run_as_one(main: Callable[[], object]) -> None:
@@ -42,7 +54,10 @@ def run_as_one(main: Callable[[], object]) -> None:
         if not stopped.code or not _in_group():
             raise
         with _last_word:
-            _end(stopped.code if isinstance(stopped.code, int) else 1)
+            if isinstance(stopped.code, int):
+                _end(stopped.code)
+            print(stopped.code, file=sys.stderr)
+            _end(1)
     except Exception as error:
         if not _in_group():
             raise
@@ -56,18 +71,15 @@ def _in_group() -> bool:
 
 
 def _speak(error: Exception) -> NoReturn:
-    from torch.distributed import DistError, get_rank
+    from torch.distributed import get_rank
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    of_the_connection = isinstance(error, DistError) or "gloo" in str(error)
-    timed_out = of_the_connection and re.search("timed? ?out", str(error), re.IGNORECASE) is not None
+    of_the_connection = isinstance(error, RuntimeError) and re.search(_OF_THE_CONNECTION, str(error), re.IGNORECASE)
+    timed_out = of_the_connection and re.search(_TIMED_OUT, str(error), re.IGNORECASE)
     if of_the_connection:
         yield_to_others()
     with _last_word:
         get_error_handler().record_exception(error)  # torchrun's summary quotes the earliest one
-        if of_the_connection and not timed_out:
-            _say(f"process {get_rank()} lost another process, whose error is the first one ({error})")
-            _end(1)
         # The hook that torch.distributed sets, which names the rank in each line.
         sys.excepthook(type(error), error, error.__traceback__)
         if timed_out:
@@ -78,6 +90,8 @@ def _speak(error: Exception) -> NoReturn:
             if os.environ.get(_STARTED_BY) == str(os.getppid()):
                 # It would have spoken before: it is the one that hangs, and may be unable to see this one end.
                 os.kill(os.getppid(), signal.SIGKILL)
+        elif of_the_connection:
+            _say(f"process {get_rank()} lost another process, whose error is the first one if there is one")
         _end(1)
 
 
@@ -103,23 +117,47 @@ def watch(processes: Callable[[], Sequence[Popen[bytes]]]) -> None:
 
 def _watch(processes: Callable[[], Sequence[Popen[bytes]]]) -> None:
     while True:
-        time.sleep(0.2)
+        time.sleep(0.05)
         for rank, process in enumerate(processes(), start=1):
             if code := process.poll():
-                with _last_word:
-                    if code < 0:
-                        _say(f"process {rank} (PID {process.pid}) was ended by {signal.Signals(-code).name}")
-                    else:
-                        _say(f"process {rank} (PID {process.pid}) ended with exit code {code}; its error is above")
-                    _end(code if code > 0 else 128 - code)
+                _end_as(rank, process.pid, code)
+
+
+def _end_as(rank: int, pid: int, code: int) -> NoReturn:
+    """End this process as one that it started has."""
+    with _last_word:
+        if code < 0:
+            _say(f"process {rank} (PID {pid}) was ended by {signal.Signals(-code).name}")
+        else:
+            _say(f"process {rank} (PID {pid}) ended with exit code {code}; its error is above")
+        _end(code if code > 0 else 128 - code)
 
 
 def wait_for(processes: Sequence[Popen[bytes]], timeout: float) -> None:
     """Wait until the processes that were started have ended, as `watch` has them end this one where they fail."""
     for rank, process in enumerate(processes, start=1):
         try:
-            process.wait(timeout)
+            code = process.wait(timeout)
         except TimeoutExpired:
             with _last_word:
                 _say(f"process {rank} (PID {process.pid}) has not ended within {timeout:g} seconds of the run's end")
                 _end(1)
+        if code:
+            _end_as(rank, process.pid, code)
+
+
+def end_between_steps(trainer: "Trainer") -> None:
+    """Have SIGTERM end a run at the end of a training step.
+
+    Lightning's handler broadcasts from within a step, where it can meet another process' collective of a norm: both
+    then wait for ever. The processes agree at each step in any case.
+    """
+    connector = trainer._signal_connector
+
+    def note(signum: int, _: object) -> None:
+        launcher = trainer.strategy.launcher
+        if launcher is not None and not connector.received_sigterm:
+            launcher.kill(signum)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = note  # type: ignore[method-assign]

@@ -5,10 +5,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.cli.predictions import gather_predictions
 from tests.commands import QUIET, run_here
 from tests.jobs import Done, run_jobs
+from tests.ranks import Ranks
 
 # 271 images to test: 136 and 135, or 91, 90 and 90, for each process; in batches of 45 the first has one batch more.
 # 229 to validate: 115 and 114, in batches of 38 the same.
@@ -91,6 +95,19 @@ def test_predictions_of_several_processes_are_in_the_datas_order(
     assert [(row["sample"], row["class"]) for row in several] == [(row["sample"], row["class"]) for row in one]
     for mine, theirs in zip(several, one, strict=True):
         assert float(mine["probability"]) == pytest.approx(float(theirs["probability"]), abs=2e-4)
+
+
+def gathered(lengths: list[int]) -> list[int]:
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    share = torch.arange(lengths[rank]) * world_size + rank
+    return gather_predictions(share).tolist()
+
+
+@pytest.mark.parametrize(("lengths", "num_samples"), [([3, 2], 5), ([2, 2], 4), ([90, 45], 91), ([45, 90], 90)])
+def test_predictions_up_to_the_first_that_is_missing(lengths: list[int], num_samples: int) -> None:
+    with Ranks(2) as ranks:
+        for found in ranks(2, gathered, lengths):
+            assert found == list(range(num_samples))
 
 
 @pytest.mark.parametrize("limits", ["some batches", "a share of the batches", "overfitting", "a try"])

@@ -155,8 +155,10 @@ def test_no_process_outlives_what_started_it(launcher: str, tmp_path: Path) -> N
 
 
 @slow
-def test_a_run_that_is_asked_to_end_has_failed(tmp_path: Path) -> None:
-    code, _ = end(tmp_path, "lightning", "--trainer.max_epochs=1000", interfere=lambda process: process.terminate())
+@pytest.mark.parametrize("sync", ["false", "true"])
+def test_a_run_that_is_asked_to_end_has_failed(sync: str, tmp_path: Path) -> None:
+    arguments = ["--trainer.max_epochs=1000", f"--trainer.sync_batchnorm={sync}"]
+    code, _ = end(tmp_path, "lightning", *arguments, interfere=lambda process: process.terminate())
     assert code == 128 + signal.SIGTERM
 
 

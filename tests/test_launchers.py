@@ -108,7 +108,9 @@ def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_slurm_requeues_and_goes_on(slurm: Path, of_one_process: dict[str, torch.Tensor]) -> None:
+def test_slurm_requeues_and_goes_on(
+    slurm: Path, of_one_process: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job that is told that its time is nearly over asks for another turn; the next one ends in the same weights."""
     script = str(REPOSITORY / "scripts/train.sbatch")
     command = ["bash", script, *TRAIN, *DDP, "--data.batch_size=32"]
@@ -122,6 +124,7 @@ def test_slurm_requeues_and_goes_on(slurm: Path, of_one_process: dict[str, torch
         job.send_signal(signal.SIGUSR1)
         assert job.wait(timeout=60) != 0
     assert (slurm / "scontrol.log").read_text() == "requeue 7"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     done = subprocess.run(command, cwd=slurm, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert_same(weights(slurm), of_one_process)

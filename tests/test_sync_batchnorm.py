@@ -1,6 +1,7 @@
 """`--trainer.sync_batchnorm=true`: what it does to a run, what it leaves behind, and where it is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.models import ImageClassifier
-from src.norms import NORMS, SyncBatchNorm
+from src.norms import NORMS, SyncBatchNorm, synchronize
 from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm
 from tests.commands import QUIET, run_here, run_process
 from tests.errors import error_is
@@ -38,6 +39,21 @@ def test_two_processes_end_where_one_does(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.returncode == 0, run.stderr
     run_here(monkeypatch, tmp_path / "one", *TRAIN, "--data.batch_size=64")
     torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-9, atol=1e-9)
+
+
+def test_undo_gives_back_a_process_group() -> None:
+    group: Any = object()
+    layer = nn.SyncBatchNorm(4, process_group=group)
+    undo = synchronize(nn.Sequential(layer), builtin=SyncBatchNorm)
+    assert layer.process_group is group
+    undo()
+    assert type(layer) is nn.SyncBatchNorm
+    assert layer.process_group is group
+
+
+def test_lazy_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"layer '0' \(LazyBatchNorm2d\): it is lazy: give it a batch first"):
+        synchronize(nn.Sequential(nn.LazyBatchNorm2d()))
 
 
 def test_undo_gives_back_the_same_objects() -> None:

@@ -31,7 +31,7 @@ from src.cli.record import SaveConfig, log_final_scores
 from src.cli.runs import newest_checkpoint
 from src.cli.world_size import check_world_size
 from src.data import ClassificationData, DataError
-from src.failure import wait_for, watch
+from src.failure import end_between_steps, wait_for, watch
 from src.models import Classifier
 
 
@@ -170,6 +170,7 @@ class TrainCLI(LightningCLI):
         return {**kwargs, "ckpt_path": self.ckpt_path, "weights_only": True}
 
     def _run_subcommand(self, subcommand: str) -> None:
+        end_between_steps(self.trainer)
         launcher = self._launcher_of_others()
         if launcher:
             watch(lambda: launcher.procs)

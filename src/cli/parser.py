@@ -1,6 +1,5 @@
 """Command-line errors that say what came, what was expected and how to mend it."""
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from src.data import DATASETS
-from src.failure import yield_to_others
+from src.failure import local_rank, yield_to_others
 from src.models import MODELS, Recipe
 from src.models.names import unknown_name
 from src.norms import NORMS
@@ -29,7 +28,7 @@ CATALOGUES: dict[str, tuple[str, Mapping[str, Any]]] = {
 
 def fail(message: str) -> NoReturn:
     """End the program as a user's mistake does: one message, exit code 2, no traceback."""
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if local_rank() > 0:
         yield_to_others()  # most often each process of a run comes here, and the first one speaks
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(2)

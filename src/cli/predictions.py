@@ -15,9 +15,12 @@ def gather_predictions(share: Tensor) -> Tensor:
         return share
     shares: list[Tensor] = [share] * distributed.get_world_size()
     distributed.all_gather_object(shares, share)
-    everything = share.new_empty(sum(map(len, shares)), *share.shape[1:])
+    # Up to the first sample that is missing: limit_predict_batches can leave shares of any length.
+    num_samples = min(len(part) * len(shares) + rank for rank, part in enumerate(shares))
+    everything = share.new_empty(num_samples, *share.shape[1:])
     for rank, part in enumerate(shares):
-        everything[rank :: len(shares)] = part
+        places = everything[rank :: len(shares)]
+        places.copy_(part[: len(places)])
     return everything
 
 

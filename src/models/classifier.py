@@ -1,6 +1,7 @@
 """What image and text classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
 
 import math
+import re
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from src.models.recipe import Recipe
 from src.models.tally import Tally, is_logged_step
 from src.norms import NormFamily, swap_norms
+
+# What FSDP and activation checkpointing put into the names of parameters.
+WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 
 
 def as_plain_value(value: Any) -> Any:
@@ -122,7 +126,7 @@ class Classifier(LightningModule):
         return getattr(self._trainer, "datamodule", None)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        names = {name.replace("_fsdp_wrapped_module.", ""): p for name, p in self.named_parameters()}
+        names = {WRAPPERS.sub("", name): p for name, p in self.named_parameters()}
         num_dims = {p: self._num_dims[name] for name, p in names.items()}
         optimizer = self.recipe.build_optimizer(names.values(), num_dims)
         num_steps = self.trainer.estimated_stepping_batches

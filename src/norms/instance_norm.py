@@ -96,6 +96,8 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
         else:
             # One more row of ones counts the samples.
             total = sum_over(peers, torch.cat((values, torch.ones_like(values[:1]))).sum(1))
+            if not total[2, 0]:
+                return
             mean, var = (total[:2] / total[2]).unbind()
         follow_one(self.running_mean, mean, momentum)
         follow_one(self.running_var, var, momentum)

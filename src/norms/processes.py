@@ -33,7 +33,8 @@ def merge(own: Statistics, group: ProcessGroup) -> tuple[Statistics, Tensor]:
     One collective forward, in which each process sends one row of count, mean and sum of squared deviations, and one
     backward, of twice the mean's size; every process has to take part, and may do so with no values. The rows are
     merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel, in the order of the ranks, so that
-    all processes come to the same bits.
+    all processes come to the same bits. A mean travels rounded to its type, which shows where it is 1e4 times the
+    spread or more, as in torch's.
     """
     mean, var, count = _Merge.apply(own.whole_mean(), own.var, own.num_values, group)
     return Statistics(mean, var, count), mean - own.mean

@@ -79,6 +79,8 @@ def _find_kernel(
         return None
     backend = gpu if wanted == "triton" or x.is_cuda else cpu
     if axes.group is not None:
+        if x.dtype != torch.float32:
+            return None  # two kernels would round a half type's gradient twice, the first time where it cancels
         return synchronized.kernel_for(backend, x, axes)
     return backend.kernel_for(x, weight, bias, axes, given)
 

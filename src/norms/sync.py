@@ -1,13 +1,17 @@
 """Making the norms of a model share their statistics among processes, and undoing it."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from src.norms.processes import Synchronizable
+
+CHANGED = ("synchronized", "process_group")  # a layer's attributes
 
 
 def synchronize(
@@ -29,22 +33,24 @@ def synchronize(
         ValueError: a norm has no synchronized form; the message names it. The model is then as it was.
     """
     check_synchronizable(model)
-    classes: dict[nn.Module, type[nn.Module]] = {}
+    before: dict[nn.Module, tuple[type[nn.Module], dict[str, Any]]] = {}
     for _, layer in _with_running_statistics(model):
         if isinstance(layer, builtin) or getattr(layer, "synchronized", False):
             continue
-        classes[layer] = type(layer)
+        before[layer] = type(layer), {name: layer.__dict__[name] for name in CHANGED if name in layer.__dict__}
         if isinstance(layer, Synchronizable):
             layer.synchronized = True
         else:
             layer.__class__ = builtin
-        layer.process_group = process_group  # type: ignore[assignment]
+        if process_group is not None or not hasattr(layer, "process_group"):
+            layer.process_group = process_group  # type: ignore[assignment]
 
     def undo() -> None:
-        for layer, layer_class in classes.items():
+        for layer, (layer_class, attributes) in before.items():
             layer.__class__ = layer_class
-            for name in ("synchronized", "process_group"):
+            for name in CHANGED:
                 layer.__dict__.pop(name, None)
+            layer.__dict__.update(attributes)
 
     return undo
 
@@ -62,7 +68,9 @@ def check_synchronizable(model: nn.Module, on_cpu: bool = False) -> None:
         if isinstance(layer, Synchronizable):
             continue
         plain = isinstance(layer, _BatchNorm) and type(layer).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-        if not plain:
+        if isinstance(layer, LazyModuleMixin):
+            reason = "it is lazy: give it a batch first"
+        elif not plain:
             reason = "it is not a plain batch norm of torch's, and has no form that shares its statistics"
         elif on_cpu:
             reason = "torch synchronizes its own batch norms on GPUs alone"

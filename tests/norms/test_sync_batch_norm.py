@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from src.norms import InstanceNorm2d, SyncBatchNorm, synchronize
 from src.norms.batch_norm import TokenBatchNorm
+from src.norms.kernels.setting import use_kernels
+from src.norms.kernels.synchronized import Kernel
 from tests.ranks import Ranks
 
 Shape = tuple[int, ...]
@@ -127,6 +130,58 @@ def assert_half_precision(
         error, their_error = ((each[name].double() - value).abs().max() for each in (found, theirs))
         rounding = torch.finfo(dtype).eps * value.abs().max()
         assert error <= 2 * their_error + rounding, f"{name}: {error:.1e}, torch's {their_error:.1e}"
+
+
+def on_some_ranks_by_kernels(shape: Shape, channels_last: bool) -> tuple[int, dict[str, Tensor]]:
+    """The calls of kernels, and a step whose gradients have a large part in common, which cancels."""
+    counted = patch.object(Kernel, "forward", autospec=True, side_effect=Kernel.forward)
+    with use_kernels(dist.get_rank() != 1), counted as by:
+        layer, x = SyncBatchNorm(5), inputs(shape, torch.float32)
+        x = x.to(memory_format=torch.channels_last) if channels_last else x
+        x.requires_grad_()
+        parameters(layer)
+        y = layer(x)
+        (y.sin() + 10 * y).sum().backward()
+    assert x.grad is not None
+    return by.call_count, {"output": y.detach(), "input's gradient": x.grad, "weight's gradient": layer.weight.grad}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_kernels_beside_the_formula(ranks: Ranks, channels_last: bool) -> None:
+    shape = (3, 5, 4, 2)
+    counts, parts = zip(*ranks(3, on_some_ranks_by_kernels, shape, channels_last), strict=True)
+    assert counts == (1, 0, 1)
+    layer, x = nn.BatchNorm1d(5).double(), torch.cat([values(inputs(shape, torch.float64, rank)) for rank in range(3)])
+    parameters(layer)
+    x.requires_grad_()
+    y = layer(x)
+    (y.sin() + 10 * y).sum().backward()
+    expected = {"output": y.detach(), "input's gradient": x.grad, "weight's gradient": layer.weight.grad}
+    assert_near(joined(list(parts)), expected, 1e-5)
+
+
+def common_part(dtype: torch.dtype) -> Tensor:
+    x = inputs((4, 5, 3, 3), dtype).requires_grad_()
+    SyncBatchNorm(5)(x).backward(10 + inputs((4, 5, 3, 3), dtype).detach())
+    assert x.grad is not None
+    return x.grad
+
+
+def test_what_cancels_is_not_rounded_first(ranks: Ranks) -> None:
+    """The gradient of a half type, where that of the output is the same number and little more."""
+    found = torch.cat([values(gradient) for gradient in ranks(2, common_part, torch.bfloat16)]).double()
+    whole, dy = (torch.cat([values(inputs((4, 5, 3, 3), torch.bfloat16, rank)) for rank in range(2)]) for _ in range(2))
+    gradients = []
+    for dtype in torch.float64, torch.bfloat16:
+        x = whole.to(dtype).requires_grad_()
+        nn.BatchNorm1d(5, dtype=torch.float64 if dtype == torch.float64 else torch.float32)(x).backward(
+            (10 + dy).to(dtype)
+        )
+        assert x.grad is not None
+        gradients.append(x.grad.double())
+    exact, theirs = gradients
+    error, their_error = ((each - exact).abs().max() for each in (found, theirs))
+    assert error <= 2 * their_error + torch.finfo(torch.bfloat16).eps * exact.abs().max()
 
 
 def options_step(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -248,6 +303,7 @@ def tracked_instances() -> dict[str, Tensor]:
     layer = InstanceNorm2d(5, track_running_stats=True).double()
     synchronize(layer)
     layer(inputs((dist.get_rank(), 5, 3, 2), torch.float64))
+    layer(inputs((0, 5, 3, 2), torch.float64))  # nobody has one: nothing moves
     return dict(layer.named_buffers())
 
 

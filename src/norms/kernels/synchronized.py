@@ -32,7 +32,7 @@ class Kernel(NamedTuple):
         own = self.own.forward(x, None, None, eps, None)[1]
         found, rest = merge(own, self.group)
         assert own.mean is not None
-        # Centered at this process' own mean, whose difference from the merged one has all its digits.
+        # Centered at this process' own mean: how far the merged one is from it has more digits than the mean itself.
         scale = _scale(found, weight, eps)
         shift = -rest.flatten() * scale if bias is None else bias - rest.flatten() * scale
         by = Statistics(own.mean.flatten(), found.var.flatten())
@@ -65,7 +65,6 @@ class Kernel(NamedTuple):
         if g is not None:
             sums = torch.stack((dbias * scale, dweight * scale)).view(2, *found.mean.shape)
             mean_g, mean_g_z = (sum_over(self.group, sums) / found.num_values).flatten(1).neg()
-            # The kernel's weight stands before z, which has no other scale.
             dx = g.add_(self.given.forward(x, mean_g_z, mean_g, eps, by)[0])
         return (
             dx,
