@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from src.cli.agreement import disagreements
+from src.norms.families import BatchNorm
 from tests.commands import QUIET, error_of, run_here, run_process
 
 NORMS = (
@@ -225,6 +227,12 @@ def test_a_checkpoint_of_another_model(
     run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *QUIET)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
     assert shown.endswith("recipe.lr: the checkpoint has 0.03, the command asks for 0.5")
+
+
+def test_a_checkpoint_from_before_an_option_was_there() -> None:
+    before = {"class_path": "src.norms.families.BatchNorm", "init_args": {"eps": None, "momentum": 0.2}}
+    for norm, fits in ((BatchNorm(momentum=0.2), True), (BatchNorm(momentum=0.2, masked=False), False)):
+        assert (disagreements({"norm": norm.spec()}, {"norm": before}, resuming=True) == []) == fits
 
 
 def test_maps_too_small_for_a_norm(

@@ -175,6 +175,11 @@ class LSTMClassifier(Classifier):
             raise ValueError(f"hidden_size={hidden_size}: expected 1 or more")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: expected 0 <= dropout < 1")
+        if getattr(norm, "masked", None) is False:
+            raise ValueError(
+                "norm.masked=false: the LSTM takes no step at padding, and has none to count; take TextClassifier, or "
+                "leave the option out"
+            )
         gates = 4 * hidden_size
         check_vector_norm(norm, norm_input=gates, norm_hidden=gates, norm_cell=hidden_size)
         backbone = TextLSTM(vocab_size, hidden_size, num_classes, dropout, max_length)

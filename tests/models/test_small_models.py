@@ -290,6 +290,11 @@ class TestLSTM:
             ({"hidden_size": 0}, "hidden_size=0: expected 1 or more"),
             ({"dropout": -0.1}, "dropout=-0.1: expected 0 <= dropout < 1"),
             (
+                {"norm": family.BatchNorm(masked=False)},
+                "norm.masked=false: the LSTM takes no step at padding, and has none to count; take TextClassifier, or "
+                "leave the option out",
+            ),
+            (
                 {"norm": NORMS["GroupNorm"], "hidden_size": 32},
                 "GroupNorm does not fit layer 'norm_cell': 32 groups leave one value in each, which would always be "
                 "normalized to 0; num_groups=16 fits every norm asked for",
