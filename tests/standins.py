@@ -154,6 +154,9 @@ def use_standins(monkeypatch: pytest.MonkeyPatch, root: Path) -> dict[str, dict[
         "Reuters52": {"val_fraction": 0.2},
         "Newsgroups20": {},
         "TextFiles": {"train": str(make_text_file(root / "train.csv"))},
+        "BreastCancer": {},
+        "Wine": {},
+        "MovingDigits": {},
     }
     for name in ("Reuters8", "Reuters52", "Newsgroups20", "TextFiles"):
         arguments[name] |= {"vocab_size": 512, "max_length": 32}

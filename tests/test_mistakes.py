@@ -4,18 +4,28 @@ from pathlib import Path
 
 import pytest
 
+from src.cli.agreement import disagreements
+from src.norms.families import BatchNorm
 from tests.commands import QUIET, error_of, run_here, run_process
 
 NORMS = (
     "BatchNorm, DynamicTanh, GroupNorm, Identity, InstanceNorm, LayerNorm, RMSNorm, TorchBatchNorm, TorchGroupNorm, "
     "TorchInstanceNorm, TorchLayerNorm, TorchRMSNorm"
 )
-DATASETS = "CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, Newsgroups20, Reuters52, Reuters8, TextFiles"
+DATASETS = (
+    "BreastCancer, CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, MovingDigits, Newsgroups20, Reuters52, "
+    "Reuters8, TextFiles, Wine"
+)
+MODELS = "ImageClassifier, LSTMClassifier, MLPClassifier, TextClassifier, VolumeClassifier"
+NO_POSITIONS = (
+    "norm=InstanceNorm: its statistics run over the positions of a sample, and a vector (B, D) has none; take a norm "
+    "of the batch (BatchNorm) or of the features (LayerNorm, RMSNorm, GroupNorm)"
+)
 MISTAKES = {
     "--model.norm=BatchNrm": f"unknown norm 'BatchNrm'. Did you mean 'BatchNorm'? There are: {NORMS}",
     "--model.norm=batchnorm": f"unknown norm 'batchnorm'. Did you mean 'BatchNorm'? There are: {NORMS}",
     "--model.norm=Quux": f"unknown norm 'Quux'. There are: {NORMS}",
-    "--model.norm.num_groups=4": "unknown option of BatchNorm 'num_groups'. There are: eps, momentum",
+    "--model.norm.num_groups=4": "unknown option of BatchNorm 'num_groups'. There are: eps, masked, momentum",
     "--model.norm=GroupNorm --model.norm.num_group=4": (
         "unknown option of GroupNorm 'num_group'. Did you mean 'num_groups'? There are: eps, num_groups"
     ),
@@ -27,13 +37,39 @@ MISTAKES = {
     "--model.norm.eps=0": "eps=0.0: expected a number above 0",
     "--data=Digit": f"unknown dataset 'Digit'. Did you mean 'Digits'? There are: {DATASETS}",
     "--data.batch_siz=3": (
-        "unknown option of Digits 'batch_siz'. Did you mean 'batch_size'? There are: batch_size, crop_padding, flip, "
-        "num_workers, root, scaling, split_seed, test_fraction, val_fraction"
+        "unknown option of Digits 'batch_siz'. Did you mean 'batch_size'? There are: batch_size, covariate_shift, "
+        "crop_padding, flip, num_workers, root, scaling, split_seed, test_fraction, val_fraction"
     ),
     "--data.batch_size=0": "batch_size=0: expected 1 or more. Set --data.batch_size.",
     "--data.scaling=standard": "scaling: expected one of 'standardize', 'minmax', 'none', got 'standard'",
-    "--model=ImageClasifier": (
-        "unknown model 'ImageClasifier'. Did you mean 'ImageClassifier'? There are: ImageClassifier, TextClassifier"
+    "--model=ImageClasifier": (f"unknown model 'ImageClasifier'. Did you mean 'ImageClassifier'? There are: {MODELS}"),
+    "--data=MovingDigits": (
+        "ImageClassifier reads images, and MovingDigits gives volumes: take other data, or one of these models: "
+        "MLPClassifier, VolumeClassifier"
+    ),
+    "--config=configs/digits_mlp.yaml --data=Reuters8": (
+        "MLPClassifier reads tables or images or volumes, and Reuters8 gives texts: take other data, or one of these "
+        "models: TextClassifier, LSTMClassifier"
+    ),
+    "--config=configs/digits_mlp.yaml --model.norm=InstanceNorm": NO_POSITIONS,
+    "--config=configs/reuters8_lstm.yaml --model.norm=InstanceNorm": NO_POSITIONS,
+    "--config=configs/digits_mlp.yaml --model.norm=GroupNorm --model.norm.num_groups=128": (
+        "GroupNorm does not fit layer 'norm1': 128 groups leave one value in each, which would always be normalized to "
+        "0; num_groups=64 fits every norm asked for"
+    ),
+    "--config=configs/digits_mlp.yaml --model.init_scale=0": "init_scale=0.0: expected a number above 0",
+    "--config=configs/digits_mlp.yaml --model.activation=gelu": (
+        "activation: expected one of 'relu', 'sigmoid', 'tanh', got 'gelu'"
+    ),
+    "--config=configs/breast_cancer.yaml --data.scaling=raw": (
+        "scaling: expected one of 'standardize', 'minmax', 'none', got 'raw'"
+    ),
+    "--config=configs/moving_digits.yaml --data.num_frames=20": (
+        "num_frames=20: expected at most 9, after which a digit would leave its frame. Set --data.num_frames."
+    ),
+    "--config=configs/moving_digits.yaml --model.norm=GroupNorm": (
+        "GroupNorm does not fit layer 'stem.1': 32 groups do not divide its 16 channels; num_groups=16 fits every norm "
+        "asked for"
     ),
     "--model.backbon=resnet50": (
         "unknown option of ImageClassifier 'backbon'. Did you mean 'backbone'? There are: backbone, channels_last, "
@@ -191,6 +227,12 @@ def test_a_checkpoint_of_another_model(
     run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *QUIET)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
     assert shown.endswith("recipe.lr: the checkpoint has 0.03, the command asks for 0.5")
+
+
+def test_a_checkpoint_from_before_an_option_was_there() -> None:
+    before = {"class_path": "src.norms.families.BatchNorm", "init_args": {"eps": None, "momentum": 0.2}}
+    for norm, fits in ((BatchNorm(momentum=0.2), True), (BatchNorm(momentum=0.2, masked=False), False)):
+        assert (disagreements({"norm": norm.spec()}, {"norm": before}, resuming=True) == []) == fits
 
 
 def test_maps_too_small_for_a_norm(

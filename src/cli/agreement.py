@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from src.data import ClassificationData
+from src.models import MODELS, Classifier
+
 # What may differ from the checkpoint's where training does not go on: it changes nothing that the checkpoint has not.
 SPEED = {"channels_last", "compile"}
 FREE = SPEED | {"recipe", "weights"}
@@ -46,8 +49,19 @@ def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: 
     return lines
 
 
+def check_reads(model: Classifier, data: ClassificationData) -> None:
+    """Raise ValueError where the data's inputs are not what the model takes, and name a model that does."""
+    if data.kind is None or not model.reads or data.kind in model.reads:
+        return
+    fitting = ", ".join(name for name, each in MODELS.items() if data.kind in each.reads)
+    raise ValueError(
+        f"{type(model).__name__} reads {' or '.join(model.reads)}, and {type(data).__name__} gives {data.kind}: take "
+        f"other data, or one of these models: {fitting}"
+    )
+
+
 def _differences(name: str, asked: Any, saved: Any) -> list[str]:
-    if asked == saved:
+    if given(asked) == given(saved):
         return []
     nested = isinstance(asked, Mapping) and isinstance(saved, Mapping)
     if nested and "class_path" not in asked and "class_path" not in saved:
@@ -56,9 +70,17 @@ def _differences(name: str, asked: Any, saved: Any) -> list[str]:
     return [f"{name}: the checkpoint has {shown(saved)}, the command asks for {shown(asked)}"]
 
 
+def given(value: Any) -> Any:
+    """A norm's plain values without the options that are None, some of which an older checkpoint does not know."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return value
+    options = {k: v for k, v in (value.get("init_args") or {}).items() if v is not None}
+    return {"class_path": value["class_path"], "init_args": options}
+
+
 def shown(value: Any) -> str:
     """`GroupNorm(num_groups=8)` for a norm's plain values."""
     if not isinstance(value, Mapping) or "class_path" not in value:
         return str(value).rsplit(".", 1)[-1] if isinstance(value, str) and value.startswith("src.") else repr(value)
-    options = ", ".join(f"{k}={v!r}" for k, v in (value.get("init_args") or {}).items() if v is not None)
+    options = ", ".join(f"{k}={v!r}" for k, v in given(value)["init_args"].items())
     return f"{value['class_path'].rsplit('.', 1)[-1]}({options})"

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed.constants import default_pg_timeout
 
 from src.callbacks import BatchSizeSummary, ProgressBar, SamplesPerSecond
-from src.cli.agreement import disagreements, load_hyperparameters
+from src.cli.agreement import check_reads, disagreements, load_hyperparameters
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.parser import FROM_DATA, Parser, explain, fail
 from src.cli.predictions import gather_predictions, write_predictions
@@ -86,6 +86,7 @@ class TrainCLI(LightningCLI):
             self.ckpt_path = self._find_checkpoint()
             saved = load_hyperparameters(self.ckpt_path) if self.ckpt_path else {}
             super().instantiate_classes()
+            check_reads(self.model, self.datamodule)
             self._check_agreement(saved)
             if self._option("trainer.sync_batchnorm"):
                 check_sync(self.trainer, self.model)

@@ -16,7 +16,7 @@ from src.models import MODELS, Recipe
 from src.models.names import unknown_name
 from src.norms import NORMS
 
-FROM_DATA = ("num_classes", "in_channels", "vocab_size", "max_length", "pad_token_id")
+FROM_DATA = ("num_classes", "in_channels", "in_features", "vocab_size", "max_length", "pad_token_id")
 """Arguments of the models that the CLI takes from the data."""
 
 CATALOGUES: dict[str, tuple[str, Mapping[str, Any]]] = {

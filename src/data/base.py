@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -62,6 +62,9 @@ class ClassificationData(LightningDataModule):
         val_fraction: share of the training samples that is held out for validation.
         test_fraction: share held out for the test, where the data has no test split of its own.
     """
+
+    kind: ClassVar[str | None] = None
+    """What its inputs are, as a model's `reads` has it: images, texts, tables or volumes. None: anything."""
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class Digits(ImageData):
         split_seed: fixes which samples are split off for validation and test.
         val_fraction: share of all samples that is held out for validation.
         test_fraction: share of all samples that is held out for the test.
+        covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Digits(ImageData):
         split_seed: int = 0,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
+        covariate_shift: float = 0.0,
     ):
         super().__init__(
             class_names=[str(digit) for digit in range(10)],
@@ -49,6 +51,7 @@ class Digits(ImageData):
             split_seed=split_seed,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
+            covariate_shift=covariate_shift,
         )
 
     def load(self) -> dict[str, ImageDataset]:

@@ -87,6 +87,7 @@ class FashionMNIST(ImageData):
         root: folder that holds the files; with Debian's package, /usr/share/datasets/fashion-mnist.
         split_seed: fixes which training samples are held out for validation.
         val_fraction: share of the training samples that is held out for validation; 1/12 is 5,000.
+        covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class FashionMNIST(ImageData):
         root: str = "data",
         split_seed: int = 0,
         val_fraction: float = 1 / 12,
+        covariate_shift: float = 0.0,
     ):
         super().__init__(
             class_names=datasets.FashionMNIST.classes,
@@ -112,6 +114,7 @@ class FashionMNIST(ImageData):
             root=root,
             split_seed=split_seed,
             val_fraction=val_fraction,
+            covariate_shift=covariate_shift,
         )
 
     def prepare_data(self) -> None:

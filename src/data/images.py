@@ -10,6 +10,7 @@ from torch import Tensor
 from src.data.augment import augment
 from src.data.base import ClassificationData, require_at_least
 from src.data.dataset import BatchDataset
+from src.data.errors import DataError
 from src.data.scaling import ScalingName, fit_scaling, value_counts
 from src.data.split import split_off_missing
 
@@ -59,7 +60,10 @@ class ImageData(ClassificationData):
         split_seed: fixes which samples are split off for validation and test.
         val_fraction: share of the training samples that is held out for validation.
         test_fraction: share held out for the test, where the data has no test split of its own.
+        covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """
+
+    kind = "images"
 
     def __init__(
         self,
@@ -75,17 +79,29 @@ class ImageData(ClassificationData):
         split_seed: int,
         val_fraction: float,
         test_fraction: float = 0.0,
+        covariate_shift: float = 0.0,
     ):
         super().__init__(
             class_names, batch_size, num_workers, root, split_seed, val_fraction, test_fraction=test_fraction
         )
         require_at_least(1, image_size=image_size)
         require_at_least(0, crop_padding=crop_padding)
+        if not -1 <= covariate_shift <= 1:
+            raise DataError(
+                f"covariate_shift={covariate_shift}: expected a share of the brightness, -1 to 1. Set "
+                "--data.covariate_shift."
+            )
         self.in_channels = in_channels
         self.image_size = image_size
         self.scaling: ScalingName = scaling
         self.crop_padding = crop_padding
         self.flip = flip
+        self.covariate_shift = covariate_shift
+
+    @property
+    def in_features(self) -> int:
+        """Numbers in an image."""
+        return self.in_channels * self.image_size**2
 
     def load(self) -> dict[str, ImageDataset]:
         """The dataset "train" and, where the source has them, "val", "test" and "predict"."""
@@ -104,6 +120,8 @@ class ImageData(ClassificationData):
         images, labels = batch
         if self.trainer and self.trainer.training:
             images = augment(images, self.crop_padding, self.flip)
+        elif self.covariate_shift:
+            images = (images.float() + 255 * self.covariate_shift).clamp_(0, 255)
         self._fitted_scaling = self._fitted_scaling.to(images.device)
         images = self._fitted_scaling(images)
         if self.trainer:

@@ -1,4 +1,4 @@
-"""From bytes to the numbers a model sees, by statistics of the training split."""
+"""From bytes, or numbers in units of their own, to those that a model sees, by statistics of the training split."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,11 +31,11 @@ def value_counts(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
 class Scaling:
     """`(images - shift) / scale`, with one number per channel."""
 
-    shift: Tensor  # (1, C, 1, 1)
-    scale: Tensor  # (1, C, 1, 1)
+    shift: Tensor  # (1, C, 1, 1); as many ones as a sample has dimensions
+    scale: Tensor  # as shift
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Bytes to float32: (N, C, H, W) -> (N, C, H, W)."""
+        """To float32: (N, C, *) -> (N, C, *)."""
         # In place, on the copy that the conversion makes: a third of the time of two more tensors.
         return images.to(torch.float32, copy=True).sub_(self.shift).div_(self.scale)
 
@@ -68,3 +68,18 @@ def fit_scaling(name: ScalingName, counts: np.ndarray) -> Scaling:
     scale = np.where(scale == 0, 1.0, scale)
     as_map = [torch.tensor(numbers, dtype=torch.float32).reshape(1, num_channels, 1, 1) for numbers in (shift, scale)]
     return Scaling(*as_map)
+
+
+def fit_to_values(name: ScalingName, values: Tensor) -> Scaling:
+    """As `fit_scaling`, from numbers of any size, (N, C, *); "minmax" takes each of the C to 0..1 for itself."""
+    dims = [dim for dim in range(values.ndim) if dim != 1]
+    if name == "standardize":
+        variance, shift = torch.var_mean(values.double(), dims, correction=0, keepdim=True)
+        scale = variance.sqrt()
+    elif name == "minmax":
+        shift = values.amin(dims, keepdim=True)
+        scale = values.amax(dims, keepdim=True) - shift
+    else:
+        shift = torch.zeros([values.shape[1] if dim == 1 else 1 for dim in range(values.ndim)])
+        scale = torch.ones_like(shift)
+    return Scaling(shift.float(), torch.where(scale == 0, 1.0, scale).float())

@@ -117,6 +117,8 @@ class TextData(ClassificationData):
         test_fraction: share held out for the test, where the data has no test split of its own.
     """
 
+    kind = "texts"
+
     def __init__(
         self,
         class_names: Sequence[str],

@@ -1,9 +1,10 @@
-"""What image and text classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
+"""What all classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule, LightningModule
@@ -35,6 +36,9 @@ class Classifier(LightningModule):
 
     Subclasses build `backbone` and say in `forward` how it takes its inputs.
     """
+
+    reads: ClassVar[Collection[str]] = ()
+    """The kinds of data that it takes: images, texts, tables or volumes. Empty: anything."""
 
     backbone: nn.Module
 

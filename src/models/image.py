@@ -38,6 +38,8 @@ class ImageClassifier(Classifier):
         ValueError: no such backbone or weights, or the norm, the stem or the width does not fit the backbone.
     """
 
+    reads = ("images",)
+
     def __init__(
         self,
         backbone: str = "resnet18",

@@ -36,6 +36,8 @@ class TextClassifier(Classifier):
         ValueError: no such backbone or pretrained model, sizes that do not fit, or a norm that does not.
     """
 
+    reads = ("texts",)
+
     def __init__(
         self,
         backbone: str = "bert",

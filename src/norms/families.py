@@ -12,6 +12,7 @@ from torch import nn
 
 from src.norms import batch_norm, dynamic_tanh, group_norm, identity, instance_norm, layer_norm, rms_norm, torch_builtin
 from src.norms.family import NormFamily, NormSite, given
+from src.norms.padding import ReadsPaddingMask
 from src.norms.sync_batch_norm import SyncBatchNorm
 
 
@@ -46,19 +47,24 @@ class BatchNorm(NormFamily):
     Args:
         eps: added to the variance.
         momentum: the share of a new batch in the running statistics.
+        masked: on text, whether statistics leave padding out, as they do by default; false shows what it does to them.
     """
 
     kind = "BatchNorm"
     stands_in = {**layers_of(batch_norm, kind), "SyncBatchNorm": SyncBatchNorm}
 
-    def __init__(self, eps: float | None = None, momentum: float | None = None) -> None:
+    def __init__(self, eps: float | None = None, momentum: float | None = None, masked: bool | None = None) -> None:
         self.eps, self.momentum = positive("eps", eps), positive("momentum", momentum)
-        self.overrides = given(eps=eps, momentum=momentum)
+        self.masked = masked
+        self.overrides = given(eps=eps, momentum=momentum, masked=masked)
 
     def build(self, site: NormSite) -> nn.Module:
         layer_class = self.stands_in["TokenBatchNorm" if site.channel_dim == -1 else "BatchNorm"]
         options = {"momentum": site.momentum, **self.options_at(site)}
+        masked = options.pop("masked", None)
         layer = layer_class(site.num_features, affine=site.affine, **options)
+        if isinstance(layer, ReadsPaddingMask) and masked is not None:
+            layer.masked = masked
         return layer if site.bias else without_bias(layer)
 
 
@@ -154,6 +160,7 @@ class InstanceNorm(NormFamily):
     """
 
     kind = "InstanceNorm"
+    needs_positions = True
     stands_in = layers_of(instance_norm, kind)
 
     def __init__(self, eps: float | None = None) -> None:

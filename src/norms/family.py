@@ -36,6 +36,9 @@ class NormFamily(ABC):
     overrides: Mapping[str, Any] = {}
     """Attributes that a layer taken over from the same kind gets, because the user gave them."""
 
+    needs_positions: bool = False
+    """Whether it takes statistics over the positions of one sample, which a vector `(B, D)` has none of."""
+
     def __call__(self, num_features: int, channel_dim: int = 1) -> nn.Module:
         """The layer for `(N, C, *)` maps, `channel_dim=1`, or for `(..., D)` tokens, `channel_dim=-1`."""
         if channel_dim not in (1, -1):

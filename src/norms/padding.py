@@ -11,14 +11,17 @@ class ReadsPaddingMask(nn.Module):
     """A norm whose statistics reach over the positions of `(B, T, D)` and so must leave padding out."""
 
     padding_mask: Tensor | None = None  # (B, T), True at a token
+    masked: bool = True
+    """Whether padding is left out; where it is not, statistics depend on how far a batch is padded."""
 
     def mask_for(self, x: Tensor) -> Tensor | None:
         """The mask shaped to broadcast over `x`: `(B, T, 1)` for `(B, T, D)`.
 
-        None where every row counts: there is no mask, or `x` is `(B, D)`, one pooled vector per sample.
+        None where every row counts: there is no mask, or it is not wanted, or `x` is `(B, D)`, one pooled vector per
+        sample.
         """
         mask = self.padding_mask
-        if mask is None or x.ndim == 2:
+        if mask is None or not self.masked or x.ndim == 2:
             return None
         if mask.shape != x.shape[:2]:
             raise ValueError(

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from src.data import DATASETS, ImageData, TextData
+from src.data import DATASETS, ArrayData, ImageData, TextData
 from tests.standins import use_standins
 
 
 @pytest.fixture
-def make_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ImageData | TextData]:
+def make_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ImageData | TextData | ArrayData]:
     """`make_data("Digits", batch_size=8)`: the dataset on stand-in files, set up."""
     arguments = use_standins(monkeypatch, tmp_path)
 
-    def make(name: str, **changes: Any) -> ImageData | TextData:
+    def make(name: str, **changes: Any) -> ImageData | TextData | ArrayData:
         data = DATASETS[name](**(arguments[name] | {"batch_size": 16} | changes))
         data.prepare_data()
         data.setup("fit")

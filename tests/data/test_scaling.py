@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.scaling import CHUNK, ScalingName, fit_scaling, value_counts
+from src.data.scaling import CHUNK, ScalingName, fit_scaling, fit_to_values, value_counts
 
 PIXELS = np.random.default_rng(0).integers(5, 250, (40, 3, 6, 6)).astype(np.uint8)
 PIXELS[:, 1] //= 2
@@ -43,3 +43,30 @@ def test_counts_are_of_the_given_rows_in_any_number_of_chunks() -> None:
     for channel in range(2):
         expected = np.bincount(pixels[::2, channel].ravel(), minlength=256)
         np.testing.assert_array_equal(counts[channel], expected)
+
+
+def test_bytes_and_values_are_standardized_alike() -> None:
+    by_counts = fit_scaling("standardize", value_counts(PIXELS, ALL))
+    by_values = fit_to_values("standardize", torch.from_numpy(PIXELS))
+    torch.testing.assert_close(by_values.shift, by_counts.shift)
+    torch.testing.assert_close(by_values.scale, by_counts.scale)
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (40, 3, 4, 2, 2)])
+def test_values_in_units_of_their_own(shape: tuple[int, ...]) -> None:
+    units = torch.tensor([1e-3, 1.0, 4e3]).reshape(3, *[1] * (len(shape) - 2))
+    values = torch.randn(shape) * units + 5 * units
+    per_feature = [dim for dim in range(len(shape)) if dim != 1]
+    standardized = fit_to_values("standardize", values)(values)
+    torch.testing.assert_close(standardized.mean(per_feature), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(standardized.std(per_feature, correction=0), torch.ones(3))
+    minmax = fit_to_values("minmax", values)(values)
+    torch.testing.assert_close(minmax.amin(per_feature), torch.zeros(3))
+    torch.testing.assert_close(minmax.amax(per_feature), torch.ones(3))
+    assert torch.equal(fit_to_values("none", values)(values), values)
+
+
+@pytest.mark.parametrize("name", ["standardize", "minmax"])
+def test_a_constant_feature_stays_finite(name: ScalingName) -> None:
+    values = torch.full((4, 2), 7.0)
+    assert torch.equal(fit_to_values(name, values)(values), torch.zeros(4, 2))

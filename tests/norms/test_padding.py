@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import BertConfig, BertForSequenceClassification
 
-from src.norms import NORMS, swap_norms
+from src.norms import NORMS, NormFamily, swap_norms
+from src.norms import families as family
 from tests.errors import error_is
 
 
@@ -61,6 +62,32 @@ def test_running_statistics_are_of_the_tokens_alone(name: str) -> None:
     tokens = seen[0][mask.bool()]
     torch.testing.assert_close(norm.running_mean, 0.1 * tokens.mean(0))
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * tokens.var(0))
+
+
+@pytest.mark.parametrize("norm", [family.BatchNorm(masked=False), family.TorchBatchNorm(masked=False)], ids=str)
+def test_an_unmasked_norm_counts_padding(norm: NormFamily) -> None:
+    model = small_bert()
+    seen: list[Tensor] = []
+    swap_norms(model, norm)
+    layer = model.bert.embeddings.LayerNorm
+    layer.register_forward_pre_hook(lambda layer, args: seen.append(args[0]))
+    ids, mask = batch()
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(layer.running_mean, 0.1 * seen[0].mean((0, 1)))
+    further = model(input_ids=pad(ids, (0, 8)), attention_mask=pad(mask, (0, 8))).logits
+    assert (further - logits).abs().max() > 1e-3
+
+
+def test_masked_again_by_a_swap() -> None:
+    model = small_bert()
+    swap_norms(model, family.BatchNorm(masked=False))
+    layer = model.bert.embeddings.LayerNorm
+    swap_norms(model, family.TorchBatchNorm())
+    assert not model.bert.embeddings.LayerNorm.masked  # as the replaced layer had it
+    swap_norms(model, family.BatchNorm(masked=True))
+    assert model.bert.embeddings.LayerNorm.masked
+    assert not layer.masked
+    assert model.bert.embeddings.LayerNorm.state_dict().keys() == layer.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", ["BatchNorm", "InstanceNorm"])
