@@ -124,7 +124,7 @@ def main() -> None:
         for job in jobs:
             known = states[job.name]
             show(console, f"  {job.name}: {known.status if known else 'not started'}")
-        return
+        raise SystemExit(0)
 
     def ended(job: Job, state: State) -> None:
         states[job.name] = state

@@ -111,7 +111,7 @@ class Parser(ArgumentParser):
             nearest = get_close_matches(name, ["study", *(option.name for option in fields(Options))], n=1)
             hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
             fail(f"unknown option '{name}'.{hint} All options: python compare.py --help")
-        if re.search(r'"config" is required', message):
+        if message.endswith("arguments are required: config"):
             fail(
                 "nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE"
             )
