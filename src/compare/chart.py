@@ -13,6 +13,8 @@ from src.compare.statistics import estimate
 # Okabe and Ito's palette without yellow, which is faint on white; beyond it, lines change their style.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 STYLES = ["-", "--", ":", "-."]
+LEGEND_HOLDS = 10
+"""Arms; of more, the names beside the results have to do, which have the lines' colors."""
 
 
 def looks(index: int) -> tuple[str, str]:
@@ -30,11 +32,13 @@ def draw_curves(axes: Axes, rows: Sequence[Row]) -> None:
         color, style = looks(index)
         values = [[curve[epoch] for curve in curves] for epoch in epochs]
         means = [sum(each) / len(each) for each in values]
-        axes.plot(epochs, means, color=color, linestyle=style, marker="." if len(epochs) < 3 else None)
+        axes.plot(epochs, means, color=color, linestyle=style, marker=".", label=row.arm.name)
         axes.fill_between(epochs, [*map(min, values)], [*map(max, values)], color=color, alpha=0.15, linewidth=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(axes.lines) in range(1, LEGEND_HOLDS + 1):
+        axes.legend(loc="best", fontsize="small")
     axes.set_title("Mean over seeds, lowest to highest", fontsize="medium")
 
 

@@ -38,10 +38,10 @@ def test_a_killed_workers_run_is_retried_and_the_results_are_those_of_local_runs
     address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    command = [*TINY, "--norms=BatchNorm,GroupNorm", "--seeds=1", "--trainer.max_epochs=2", "--output=out"]
+    command = [*TINY, "--norms=BatchNorm,LayerNorm", "--seeds=1", "--trainer.max_epochs=20", "--output=out"]
     there.mkdir(), here.mkdir()
     process = start(there, *command, f"--ray={address}")
-    folder = there / "out/GroupNorm/seed_0"
+    folder = there / "out/LayerNorm/seed_0"
     wait_until((folder / "version_0/checkpoints/last.ckpt").is_file, process)
     pid = training_process(folder)
     assert pid
@@ -54,7 +54,7 @@ def test_a_killed_workers_run_is_retried_and_the_results_are_those_of_local_runs
     for name in ("seed", "norm", "status", "test_accuracy"):
         values = [[row[name] for row in rows(place / "out/runs.csv")] for place in (here, there)]
         assert values[0] == values[1]
-    for run in ("BatchNorm/seed_0", "GroupNorm/seed_0"):
+    for run in ("BatchNorm/seed_0", "LayerNorm/seed_0"):
         curves = [read_scalars(place / "out" / run / "version_0") for place in (here, there)]
         losses = [[(step, value) for step, _, value in each["train/loss"]] for each in curves]
         assert losses[0] == losses[1]
