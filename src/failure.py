@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 GRACE = 5.0
 """Seconds in which a process whose error may only follow from another's is to be ended before it speaks."""
 
+ENDS_WITH_PARENT = "LIGHTNING_NORMS_ENDS_WITH_PARENT"
+"""Set for a process whose parent is its launcher, though it is no process of several."""
+
 _STARTED_BY = "LIGHTNING_NORMS_STARTED_BY"
 _PR_SET_PDEATHSIG = 1
 _TIMED_OUT = "timed? ?out"
@@ -30,7 +33,7 @@ _last_word = threading.Lock()  # whoever has it ends this process
 
 def end_with_launcher() -> None:
     """Have the kernel kill this process, if a launcher started it, when the launcher ends, in whatever way (Linux)."""
-    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+    if ("LOCAL_RANK" in os.environ or ENDS_WITH_PARENT in os.environ) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.environ.get(_STARTED_BY, launcher := str(os.getppid())) != launcher:
             os._exit(1)  # it ended before the kernel was told

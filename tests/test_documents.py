@@ -11,6 +11,7 @@ import yaml
 
 from src.norms import NORMS
 from tests.commands import QUIET, REPOSITORY, run_here
+from tests.compare.commands import compare_here
 from tests.standins import use_standins
 
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
@@ -30,6 +31,7 @@ def commands(prefix: str) -> list[str]:
 def test_each_command_is_of_a_kind_that_is_run_here() -> None:
     prefixes = (
         "python train.py",
+        "python compare.py",
         "python -m tests.norms.conform",
         "python -m benchmarks",
         "make ",
@@ -67,6 +69,12 @@ def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         first = [argument for argument in arguments[1:] if not argument.startswith("--ckpt_path")]
         run_here(monkeypatch, tmp_path, "fit", *first, *few)
     run_here(monkeypatch, tmp_path, *arguments, *few)
+
+
+@pytest.mark.parametrize("command", commands("python compare.py"))
+def test_compare(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its options are there, and those of its runs; what it does is tested in tests/compare."""
+    assert compare_here(monkeypatch, tmp_path, *shlex.split(command)[2:], "--dry_run") == 0
 
 
 @pytest.mark.parametrize("command", commands("python -m tests.norms.conform"))

@@ -1,4 +1,4 @@
-"""Samples per second in training."""
+"""Samples per second in training, and seconds per step."""
 
 import time
 from typing import Any
@@ -9,7 +9,7 @@ from src.callbacks.logged_step import LoggedSteps
 
 
 class SamplesPerSecond(Callback):
-    """Logs `train/samples_per_second`, over all processes, with each logged step.
+    """Logs `train/samples_per_second`, over all processes, and `train/seconds_per_step` with each logged step.
 
     The clock runs between two logged steps, validation left out, and never makes the device wait: after some steps
     the queue of a GPU is full and host time is device time.
@@ -17,17 +17,17 @@ class SamplesPerSecond(Callback):
 
     def __init__(self) -> None:
         self._steps = LoggedSteps()
-        self._restart()
 
-    def _restart(self) -> None:
+    def _restart(self, trainer: Trainer) -> None:
         self._since = time.perf_counter()
         self._samples = 0
+        self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart()
+        self._restart(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart()
+        self._restart(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,5 +35,9 @@ class SamplesPerSecond(Callback):
         self._samples += len(batch[1])
         if self._steps.ended(trainer):
             seconds = time.perf_counter() - self._since
-            pl_module.log("train/samples_per_second", self._samples * trainer.world_size / seconds, batch_size=1)
-            self._restart()
+            speed = {
+                "train/samples_per_second": self._samples * trainer.world_size / seconds,
+                "train/seconds_per_step": seconds / (trainer.global_step - self._step),
+            }
+            pl_module.log_dict(speed, batch_size=1)
+            self._restart(trainer)

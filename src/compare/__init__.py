@@ -1,0 +1,5 @@
+"""Comparisons: train.py over a grid of norms, seeds and other options, and what follows from the runs."""
+
+from src.compare.curves import read_scalars
+
+__all__ = ["read_scalars"]

@@ -1,0 +1,70 @@
+"""A comparison as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from src.compare.comparison import Row, accuracies
+from src.compare.statistics import estimate
+
+# Okabe and Ito's palette without yellow, which is faint on white; beyond it, lines change their style.
+COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
+STYLES = ["-", "--", ":", "-."]
+LEGEND_HOLDS = 10
+"""Arms; of more, the names beside the results have to do, which have the lines' colors."""
+
+
+def looks(index: int) -> tuple[str, str]:
+    """Color and line style of the arm of this number."""
+    return COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
+
+
+def draw_curves(axes: Axes, rows: Sequence[Row]) -> None:
+    """Validation accuracy by epoch: the mean over the seeds, with a band from the lowest to the highest."""
+    for index, row in enumerate(rows):
+        curves = [run.measures.val_accuracy for run in row.finished]
+        epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+        if not epochs:
+            continue
+        color, style = looks(index)
+        values = [[curve[epoch] for curve in curves] for epoch in epochs]
+        means = [sum(each) / len(each) for each in values]
+        axes.plot(epochs, means, color=color, linestyle=style, marker=".", label=row.arm.name)
+        axes.fill_between(epochs, [*map(min, values)], [*map(max, values)], color=color, alpha=0.15, linewidth=0)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation accuracy")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(axes.lines) in range(1, LEGEND_HOLDS + 1):
+        axes.legend(loc="best", fontsize="small")
+    axes.set_title("Mean over seeds, lowest to highest", fontsize="medium")
+
+
+def draw_results(axes: Axes, rows: Sequence[Row]) -> None:
+    """Test accuracy: a point for each seed, and the mean with its 95% interval."""
+    for index, row in enumerate(rows):
+        values = list(accuracies(row.runs).values())
+        found, (color, _) = estimate(values), looks(index)
+        axes.plot(values, [index - 0.18] * len(values), "o", color=color, markersize=4, alpha=0.6, linestyle="none")
+        if found:
+            axes.errorbar([found.mean], [index], xerr=found.margin, fmt="D", color=color, capsize=4, markersize=6)
+    axes.set_yticks(range(len(rows)), [row.arm.name for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("test accuracy")
+    axes.set_title("Each seed, and the mean with its 95% interval", fontsize="medium")
+
+
+def write_chart(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Both, side by side: a PNG. The names of the arms stand on the right side, in the colors of both."""
+    figure = Figure(figsize=(12, max(4.0, 1.5 + 0.45 * len(rows))), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_curves(left, rows)
+    draw_results(right, rows)
+    for tick, index in zip(right.get_yticklabels(), range(len(rows)), strict=True):
+        tick.set_color(looks(index)[0])
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)

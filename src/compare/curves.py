@@ -1,0 +1,70 @@
+"""What a run left in TensorBoard: its curves, and what is read from them."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+Curves = dict[str, list[tuple[int, float, float]]]
+"""Points `(step, seconds, value)` by tag."""
+
+LOSSES = ("train/loss", "train/loss_epoch", "val/loss", "test/loss")
+
+
+def read_scalars(folder: Path) -> Curves:
+    """All scalars of one run by their tags, such as `val/accuracy`, each a list of `(step, seconds, value)`.
+
+    Seconds count from the first event. A run that was stopped and went on has several files: what it did again counts
+    once, and the time in which it did not run counts nothing.
+
+    Args:
+        folder: that of the run's event files, `.../version_0`.
+    """
+    curves: Curves = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):  # named by the second in which they were begun
+        events = EventAccumulator(str(path), size_guidance={SCALARS: 0}).Reload()
+        found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+        # The HPARAMS page's scores lie in files of their own, and have no step.
+        begun = min((points[0].step for tag, points in found.items() if not tag.startswith("hp")), default=math.inf)
+        for tag, points in curves.items():
+            curves[tag] = [point for point in points if point[0] < begun]
+        before = max((points[-1][1] for points in curves.values() if points), default=0.0)
+        for tag, points in found.items():
+            seconds = [before + point.wall_time - events.FirstEventTimestamp() for point in points]
+            curves.setdefault(tag, []).extend((p.step, s, p.value) for p, s in zip(points, seconds, strict=True))
+    return {tag: points for tag, points in curves.items() if points}
+
+
+def diverged(curves: Mapping[str, list[tuple[int, float, float]]]) -> bool:
+    """Whether a loss was not finite."""
+    return any(not math.isfinite(value) for tag in LOSSES for _, _, value in curves.get(tag, []))
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a comparison says about one run; None is what it has not."""
+
+    test_accuracy: float | None = None
+    epochs_to_target: float | None = None
+    seconds_to_target: float | None = None
+    ms_per_step: float | None = None
+    val_accuracy: dict[int, float] = field(default_factory=dict)
+    """By epoch, counted from 1."""
+
+
+def measure(curves: Curves, target: float | None = None) -> Measures:
+    """The measures of a run with these curves; the time of a step is the median over the logged ones."""
+    epochs = {step: int(value) + 1 for step, _, value in curves.get("epoch", [])}
+    val = [(epochs[step], seconds, value) for step, seconds, value in curves.get("val/accuracy", [])]
+    reached = next((point for point in val if target is not None and point[2] >= target), None)
+    step_seconds = [value for _, _, value in curves.get("train/seconds_per_step", [])]
+    return Measures(
+        test_accuracy=next((value for _, _, value in curves.get("test/accuracy", [])), None),
+        epochs_to_target=reached and reached[0],
+        seconds_to_target=reached and reached[1],
+        ms_per_step=1000 * statistics.median(step_seconds) if step_seconds else None,
+        val_accuracy={epoch: value for epoch, _, value in val},
+    )

@@ -1,0 +1,123 @@
+"""What is compared: the axes of the grid, its arms, and their options of train.py."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NAMED = {"model.norm": "norm", "data.batch_size": "batch_size", "model.recipe.lr": "lr"}
+"""Options that have a flag of compare.py, by the name of their column."""
+
+
+def split(values: Any) -> list[Any]:
+    """`BatchNorm,GroupNorm(num_groups=8)` as two values; a list as it is, one value as a list of one."""
+    if isinstance(values, str):
+        return [value.strip() for value in re.findall(r"(?:[^,(]|\([^)]*\))+", values)]
+    return list(values) if isinstance(values, list) else [values]
+
+
+def parse_norm(value: Any) -> Any:
+    """`GroupNorm(num_groups=8)` in the form of a config; what has that form, or has no options, as it is."""
+    if not isinstance(value, str) or not (found := re.fullmatch(r"(\w+)\((.*)\)", value)):
+        return None if value == "null" else value
+    options = [option.partition("=") for option in found[2].split(",") if option.strip()]
+    return {"class_path": found[1], "init_args": {name.strip(): text.strip() for name, _, text in options}}
+
+
+def as_text(value: Any) -> str:
+    """A value as a flag of train.py takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def flags_of(option: str, value: Any) -> list[str]:
+    """The flags of train.py that set an option."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return [f"--{option}={as_text(value)}"]
+    arguments = value.get("init_args") or {}
+    return [f"--{option}={value['class_path']}", *(f"--{option}.{k}={as_text(v)}" for k, v in arguments.items())]
+
+
+def label_of(value: Any) -> str:
+    """A value as tables show it: a class with its options as `GroupNorm(num_groups=8)`."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return as_text(value)
+    options = ", ".join(f"{name}={as_text(option)}" for name, option in (value.get("init_args") or {}).items())
+    name = value["class_path"].rsplit(".", 1)[-1]
+    return f"{name}({options})" if options else name
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option of train.py, and the values that it takes in turn."""
+
+    option: str
+    values: tuple[Any, ...]
+    name: str
+
+    @property
+    def labels(self) -> list[str]:
+        return [label_of(value) for value in self.values]
+
+
+def make_axes(varied: Mapping[str, Any]) -> list[Axis]:
+    """An axis for each option, named by the end of the option's name where that tells them apart.
+
+    Raises:
+        ValueError: an axis is empty, or has a value twice.
+    """
+    short = {option: NAMED.get(option, option.rsplit(".", 1)[-1]) for option in varied}
+    names = list(short.values())
+    axes = []
+    for option, given in varied.items():
+        values = split(given)
+        axis = Axis(option, tuple(values), short[option] if names.count(short[option]) == 1 else option)
+        if not values:
+            raise ValueError(f"{option} has no values to compare: give one or more")
+        if twice := next((label for label in axis.labels if axis.labels.count(label) > 1), None):
+            raise ValueError(f"{option} has the value {twice} twice, and its runs would be the same: give it once")
+        axes.append(axis)
+    return axes
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination of values, which is run with each seed."""
+
+    labels: Mapping[str, str]
+    """The value of each axis, by the axis's name."""
+
+    flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`GroupNorm(num_groups=8), batch_size=16`"""
+        texts = [label if name == "norm" else f"{name}={label}" for name, label in self.labels.items()]
+        return ", ".join(texts) or "as configured"
+
+    @property
+    def folder(self) -> str:
+        """The name, of characters that every shell and TensorBoard leave alone."""
+        return re.sub(r"[^\w.=+-]+", "_", self.name).strip("_")
+
+
+def make_arms(axes: Sequence[Axis], fixed: Mapping[str, Any]) -> list[Arm]:
+    """All combinations; the last axis moves fastest.
+
+    Raises:
+        ValueError: two arms would lie in one folder.
+    """
+    arms: list[Arm] = []
+    folders: dict[str, str] = {}
+    for values in itertools.product(*(axis.values for axis in axes)):
+        chosen = {axis.option: value for axis, value in zip(axes, values, strict=True)}
+        # A class comes before its options, whatever the order in which they were given.
+        options = sorted({**fixed, **chosen}.items(), key=lambda option: option[0].count("."))
+        flags = [flag for option, value in options for flag in flags_of(option, value)]
+        arm = Arm({axis.name: label_of(chosen[axis.option]) for axis in axes}, tuple(flags))
+        if arm.folder in folders:
+            raise ValueError(f"'{arm.name}' and '{folders[arm.folder]}' would both lie in the folder {arm.folder}")
+        folders[arm.folder] = arm.name
+        arms.append(arm)
+    return arms

@@ -1,0 +1,184 @@
+"""compare.py from its command line to its tables."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from src.cli.parser import explain, fail
+from src.compare.chart import write_chart
+from src.compare.check import FitParser
+from src.compare.comparison import Baseline, Run, choose_baseline, make_rows, read_run
+from src.compare.grid import Arm
+from src.compare.options import Options, parse
+from src.compare.places import Cluster, run_here
+from src.compare.progress import Watch
+from src.compare.report import as_markdown, explanation, table, write_csv, write_runs_csv
+from src.compare.run import Job, State, load_state
+from src.machine import num_cores, software
+
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+# After the flags of an arm, which may name callbacks of their own.
+STOP_WHEN_DIVERGED = (
+    '--trainer.callbacks+={"class_path": "EarlyStopping", "init_args": {"monitor": "train/loss_epoch", '
+    '"patience": 1000000000, "check_on_train_epoch_end": true}}',
+)
+
+
+def make_jobs(options: Options, arms: Sequence[Arm], threads: int) -> list[Job]:
+    """All runs, each seed's together: what fails in an arm fails early, and an interruption leaves whole pairs.
+
+    A mistake in an arm's options ends the program.
+    """
+    configs = [f"--config={path}" for path in options.configs]
+    parser = FitParser()
+    output = Path(str(options.output)).absolute()
+    flags = {arm.name: (*configs, *QUIET, *arm.flags, *STOP_WHEN_DIVERGED) for arm in arms}
+    complete = {arm.name: parser.resolve(flags[arm.name]) for arm in arms}
+    return [
+        Job(
+            arm=arm.name,
+            seed=seed,
+            folder=output / arm.folder / f"seed_{seed}",
+            flags=(*flags[arm.name], f"--seed_everything={seed}"),
+            options={**complete[arm.name], "seed_everything": seed},
+            threads=threads,
+            working_folder=Path.cwd(),
+        )
+        for seed in range(options.seeds)
+        for arm in arms
+    ]
+
+
+def threads_per_run(cores: int, at_once: int) -> int:
+    """OMP_NUM_THREADS where it is set, else an equal share of the cores."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // at_once))
+
+
+def stop_on_sigterm() -> None:
+    """End as by Ctrl-C when a job's time is over."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def announce(console: Console, options: Options, arms: Sequence[Arm], over: int, threads: int) -> None:
+    runs = len(arms) * options.seeds
+    lines = [f"{counted(runs, 'run')}: {counted(len(arms), 'arm')} x {counted(options.seeds, 'seed')}"]
+    if over:
+        lines.append(f"{over} of them done before")
+    place = f"on the Ray cluster {options.ray}" if options.ray else f"{options.jobs} at once"
+    lines.append(f"{place}, {counted(threads, 'thread')} each; in {options.output}")
+    show(console, ", ".join(lines))
+
+
+def show(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def score(options: Options) -> Any:
+    """What is said of a run that has ended."""
+
+    def text(job: Job, state: State) -> str:
+        if state.status == "failed":
+            return f"failed: {state.error} ({os.path.relpath(job.log)})"
+        if state.status == "diverged":
+            return "diverged: a loss was not finite"
+        return f"test accuracy {read_run(job, state, options.target).measures.test_accuracy:.4f}"
+
+    return text
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    options = parse(arguments)
+    try:
+        axes = options.axes()
+        arms = options.arms(axes)
+        baseline = choose_baseline(axes, options.baseline)
+        output = Path(str(options.output))
+        output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        fail(explain(str(error)))
+    cluster = Cluster(options.ray) if options.ray else None
+    threads = threads_per_run(cluster.num_cores if cluster else num_cores(), options.jobs)
+    jobs = make_jobs(options, arms, threads)
+    states = {job.name: load_state(job) for job in jobs}
+    remaining = [job for job in jobs if not ((state := states[job.name]) and state.is_over)]
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    announce(console, options, arms, len(jobs) - len(remaining), threads)
+    if options.dry_run:
+        for job in jobs:
+            known = states[job.name]
+            show(console, f"  {job.name}: {known.status if known else 'not started'}")
+        raise SystemExit(0)
+
+    def ended(job: Job, state: State) -> None:
+        states[job.name] = state
+        watch.ended(job, state)
+
+    stop_on_sigterm()
+    try:
+        with Watch(console, remaining, len(jobs) - len(remaining), score(options)) as watch:
+            if cluster:
+                cluster.run(remaining, ended)
+            else:
+                run_here(remaining, options.jobs, ended)
+    except KeyboardInterrupt:
+        done = sum(1 for state in states.values() if state and state.is_over)
+        command = shlex.join(["python", "compare.py", *arguments])
+        print(f"\nStopped with {done} of {len(jobs)} runs done. To go on: {command}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    runs = [read_run(job, state, options.target) for job in jobs if (state := states[job.name])]
+    write_report(console, options, arms, runs, baseline, shlex.join(["python", "compare.py", *arguments]))
+    failed = [run for run in runs if run.state.status == "failed"]
+    for run in failed:
+        show(console, f"failed: {run.job.name}: {run.state.error} ({os.path.relpath(run.job.log)})")
+    raise SystemExit(1 if failed else 0)
+
+
+def write_report(
+    console: Console,
+    options: Options,
+    arms: Sequence[Arm],
+    runs: Sequence[Run],
+    baseline: Baseline | None,
+    command: str,
+) -> None:
+    """The tables and the chart, and the table on the screen."""
+    output = Path(str(options.output))
+    rows = make_rows(arms, runs, baseline)
+    header, lines = table(rows, baseline, options.target)
+    shown = Table(*(Column(name, overflow="fold") for name in header))
+    for line in lines:
+        shown.add_row(*line)
+    console.print(shown, markup=False)
+    write_csv(output / "table.csv", rows, options.target)
+    write_runs_csv(output / "runs.csv", rows)
+    write_chart(output / "chart.png", rows, output.name)
+    machines = "; ".join(sorted({run.state.hardware for run in runs if run.state.hardware}))
+    parts = [
+        f"# {output.name}",
+        as_markdown(header, lines),
+        explanation(baseline, options.seeds),
+        "![Validation accuracy by epoch, and test accuracy of each seed](chart.png)",
+        f"`{command}`, seeds 0 to {options.seeds - 1}; {counted(runs[0].job.threads, 'thread')} each, "
+        f"on {machines}; {software()}.",
+    ]
+    (output / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    for name in ("table.md", "table.csv", "runs.csv", "chart.png"):
+        show(console, f"{output / name}")
+    show(console, f"tensorboard --logdir {output}")

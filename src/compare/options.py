@@ -1,0 +1,155 @@
+"""The options of compare.py: flags, or keys of a study's file."""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from src.cli.parser import explain, fail
+from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+QUICK = REPOSITORY / "configs/debug.yaml"
+OURS = {"seed_everything", "experiment", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger"}
+"""Options of train.py that say which run it is, and where it lies."""
+
+SWITCHES = {
+    "quick": "One epoch of a few batches and two seeds at most, in a folder of its own: to see that it all works.",
+    "dry_run": "Say which runs there are, and start none.",
+}
+
+
+@dataclass
+class Options:
+    """Train with each norm, batch size and learning rate, over the same seeds, and compare.
+
+    Args:
+        config: a configuration of train.py; several overlay each other (`--config A --config B`).
+        norms: `BatchNorm,GroupNorm(num_groups=8),null`, or a list in the form of a configuration.
+        batch_sizes: `16,64`; sets data.batch_size.
+        learning_rates: `0.01,0.1`; sets model.recipe.lr.
+        vary: further options of train.py, each with a list of values: `{data.scaling: [raw, minmax]}`.
+        set: options of train.py for every run; the same as giving them as flags, `--trainer.max_epochs=3`.
+        seeds: how many; they are 0, 1, 2, ...
+        baseline: the value that the others of its axis are compared with; by default the first of the first axis.
+        target: a validation accuracy, to count the epochs and seconds until a run reaches it.
+        jobs: runs at once on one machine, which share its cores.
+        output: a folder; by default runs/compare/ and the name of the study or the configuration.
+        quick: see `SWITCHES`.
+        dry_run: see `SWITCHES`.
+        ray: the address of a Ray cluster, such as `auto` or `10.0.0.1:6379`, on which to run.
+    """
+
+    config: str | list[str]
+    norms: str | list[Any] | None = None
+    batch_sizes: int | str | list[int] | None = None
+    learning_rates: float | str | list[float] | None = None
+    vary: dict[str, Any] = field(default_factory=dict)
+    set: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 3
+    baseline: str | None = None
+    target: float | None = None
+    jobs: int = 1
+    output: str | None = None
+    quick: bool = False
+    dry_run: bool = False
+    ray: str | None = None
+
+    @property
+    def configs(self) -> list[str]:
+        return split(self.config)
+
+    def axes(self) -> list[Axis]:
+        norms = None if self.norms is None else [parse_norm(value) for value in split(self.norms)]
+        named = dict(zip(NAMED, (norms, self.batch_sizes, self.learning_rates), strict=True))
+        varied = {option: values for option, values in named.items() if values is not None}
+        check_options([*varied, *self.vary])
+        axes = make_axes({**varied, **self.vary})
+        check_options([*varied, *self.vary, *self.set])
+        return axes
+
+    def arms(self, axes: Sequence[Axis]) -> list[Arm]:
+        return make_arms(axes, self.set)
+
+    def make_quick(self) -> None:
+        """As `--quick` asks: the limits of configs/debug.yaml, which beat everything else."""
+        limits = yaml.safe_load(QUICK.read_text())["trainer"]
+        self.set |= {f"trainer.{name}": value for name, value in limits.items()}
+        self.seeds = min(self.seeds, 2)
+        self.output = f"{self.output}_quick"
+
+
+def check_options(names: Sequence[str]) -> None:
+    """Raise a ValueError where an option is given in two places, or is not the user's to set."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice: once among norms, batch_sizes, learning_rates, vary and set")
+        if name in OURS:
+            raise ValueError(f"{name} cannot be set or varied: compare.py chooses it for each run")
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's, without abbreviations, and with errors of one line."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="compare.py", allow_abbrev=False, description=Options.__doc__.split("\n")[0])  # type: ignore[union-attr]
+        self.add_argument("--study", action=ActionConfigFile, help="A YAML file with these options as its keys.")
+        self.add_class_arguments(Options, as_group=False, skip=set(SWITCHES))
+        for name, text in SWITCHES.items():
+            self.add_argument(f"--{name}", action="store_true", help=text)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if found := re.search(r"[Uu]nrecognized arguments: --([^\s=]+)|does not accept option '([\w.]+)'", message):
+            name = found[1] or found[2]
+            nearest = get_close_matches(name, ["study", *(option.name for option in fields(Options))], n=1)
+            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            fail(f"unknown option '{name}'.{hint} All options: python compare.py --help")
+        if message.endswith("arguments are required: config"):
+            fail(
+                "nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE"
+            )
+        fail(explain(message))
+
+
+def parse(arguments: list[str]) -> Options:
+    """The options of a command. `--config` may come several times, and options of train.py go to `set`."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", action="append")
+    given, rest = first.parse_known_args(arguments)
+    own, for_all = _apart(rest)
+    if given.config:
+        own.append(f"--config={json.dumps(given.config)}")
+    namespace = Parser().parse_args(own)
+    study = namespace.pop("study")
+    options = Options(**vars(namespace))
+    options.set = {**options.set, **for_all}
+    named_by = Path(study[-1].relative if study else options.configs[0])
+    options.output = options.output or str(Path("runs/compare", named_by.stem))
+    if options.quick:
+        options.make_quick()
+    for name in ("seeds", "jobs"):
+        if getattr(options, name) < 1:
+            fail(f"{name}={getattr(options, name)}: expected a number above 0")
+    return options
+
+
+def _apart(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments that are compare.py's, and the options that are train.py's."""
+    own, for_all = [], {}
+    remaining = iter(arguments)
+    for argument in remaining:
+        if found := re.fullmatch(r"--((?:trainer|model|data)\b[^=]*)(?:=(.*))?", argument, re.DOTALL):
+            value = found[2] if found[2] is not None else next(remaining, None)
+            if value is None:
+                fail(f"--{found[1]} has no value: --{found[1]}=VALUE")
+            for_all[found[1]] = value
+        else:
+            own.append(argument)
+    return own, for_all

@@ -1,0 +1,89 @@
+"""What is seen of the runs while they run."""
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from src.compare.curves import measure, read_scalars
+from src.compare.run import Job, State, load_state, version_of
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+class Watch:
+    """A line for each run that has ended and, on a terminal, bars for all runs and for each that is running.
+
+    The bars are read from the runs' own files, so that they move wherever a run is.
+    """
+
+    def __init__(self, console: Console, jobs: Sequence[Job], num_finished: int, score: Callable[[Job, State], str]):
+        self.console, self.score = console, score
+        self.waiting = {job.name: job for job in jobs}
+        self.total = len(jobs) + num_finished
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
+        self.progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal)
+        self.overall = self.progress.add_task("runs", total=self.total, completed=num_finished, note="")
+        self.bars: dict[str, TaskID] = {}
+        self.counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._looking = threading.Thread(target=self._look, name="progress", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        if self.console.is_terminal:
+            self._looking.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._looking.is_alive():
+            self._looking.join()
+        self.progress.stop()
+
+    def ended(self, job: Job, state: State) -> None:
+        """A run has ended."""
+        with self._lock:
+            del self.waiting[job.name]
+            if (bar := self.bars.pop(job.name, None)) is not None:
+                self.progress.remove_task(bar)
+        self.counts[state.status] = self.counts.get(state.status, 0) + 1
+        note = ", ".join(f"{count} {status}" for status, count in self.counts.items() if status != "finished")
+        self.progress.update(self.overall, advance=1, note=note)
+        place = f"{self.total - len(self.waiting)}/{self.total}"
+        self.console.print(
+            f"{place:>7}  {job.name}: {self.score(job, state)}", markup=False, highlight=False, soft_wrap=True
+        )
+
+    def _look(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
+            with self._lock:
+                for job in self.waiting.values():
+                    self._look_at(job)
+
+    def _look_at(self, job: Job) -> None:
+        state = load_state(job)
+        version = version_of(job, state) if state and state.status == "started" else None
+        if version is None:
+            return
+        if job.name not in self.bars:
+            epochs = job.options["trainer"]["max_epochs"]
+            self.bars[job.name] = self.progress.add_task(
+                job.name, total=epochs if epochs and epochs > 0 else None, note=""
+            )
+        by_epoch = measure(read_scalars(version)).val_accuracy
+        if by_epoch:
+            epoch = max(by_epoch)
+            note = f"val/accuracy {by_epoch[epoch]:.4f}"
+            self.progress.update(self.bars[job.name], completed=epoch, note=note)

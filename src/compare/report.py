@@ -1,0 +1,130 @@
+"""A comparison as tables: Markdown to read, CSV to go on with."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.compare.comparison import Baseline, Row
+from src.compare.statistics import Estimate
+
+MIB = 2**20
+NOTHING = "–"  # noqa: RUF001 (what a table has for no value)
+
+
+def plus_minus(found: Estimate | None, digits: int, scale: float = 1.0, out_of: int | None = None) -> str:
+    """`0.9877 ± 0.0021`; with the number of values where they are fewer than `out_of`."""
+    if found is None:
+        return NOTHING
+    text = f"{found.mean * scale:.{digits}f}"
+    if found.std is not None:
+        text += f" ± {found.std * scale:.{digits}f}"
+    return text if out_of in (None, found.num_values) else f"{text} ({found.num_values} of {out_of})"
+
+
+def difference_text(found: Estimate | None) -> str:
+    """`-0.0123 [-0.0200, -0.0046]`; a single pair has no interval, and says so."""
+    if found is None:
+        return NOTHING
+    if found.interval is None:
+        return f"{found.mean:+.4f} (one seed)"
+    low, high = found.interval
+    return f"{found.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def counts(row: Row) -> str:
+    """`3 finished`, `1 finished, 2 diverged`"""
+    found = {status: row.count(status) for status in ("finished", "diverged", "failed")}
+    return ", ".join(f"{count} {status}" for status, count in found.items() if count)
+
+
+def table(rows: Sequence[Row], baseline: Baseline | None, target: float | None) -> tuple[list[str], list[list[str]]]:
+    """Its header and its lines."""
+    header = [*(rows[0].arm.labels or ["arm"]), "test accuracy"]
+    if baseline:
+        header.append(f"difference from {baseline.value} [95% interval]")
+    if target is not None:
+        header += [f"epochs to {target:g}", f"seconds to {target:g}"]
+    header += ["ms per step", "peak memory, MiB", "runs"]
+    lines = []
+    for row in rows:
+        line = [*(row.arm.labels.values() or [row.arm.name]), plus_minus(row.mean("test_accuracy"), 4)]
+        if baseline:
+            line.append(difference_text(row.difference) if row.baseline else "baseline")
+        if target is not None:
+            runs = len(row.runs)
+            line.append(plus_minus(row.mean("epochs_to_target"), 1, out_of=runs))
+            line.append(plus_minus(row.mean("seconds_to_target"), 1, out_of=runs))
+        line += [plus_minus(row.mean("ms_per_step"), 1), plus_minus(row.peak_memory, 0, 1 / MIB), counts(row)]
+        lines.append(line)
+    return header, lines
+
+
+def as_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] * len(header)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+
+
+def write_csv(path: Path, rows: Sequence[Row], target: float | None) -> None:
+    """One line for each arm, numbers alone."""
+    measures = ["test_accuracy", "ms_per_step"]
+    measures += [] if target is None else ["epochs_to_target", "seconds_to_target"]
+    lines = []
+    for row in rows:
+        line: dict[str, object] = dict(row.arm.labels)
+        for name in measures:
+            line |= _columns(name, row.mean(name))
+        line |= _columns("peak_memory_bytes", row.peak_memory)
+        found = row.difference
+        low, high = (found and found.interval) or (None, None)
+        line |= {"difference": found and found.mean, "difference_low": low, "difference_high": high}
+        line |= {status: row.count(status) for status in ("finished", "diverged", "failed")}
+        lines.append(line)
+    _write(path, lines)
+
+
+def write_runs_csv(path: Path, rows: Sequence[Row]) -> None:
+    """One line for each run."""
+    lines: list[dict[str, object]] = []
+    for row in rows:
+        for run in row.runs:
+            found, state = run.measures, run.state
+            lines.append(
+                {
+                    **row.arm.labels,
+                    "seed": run.job.seed,
+                    "status": state.status,
+                    "test_accuracy": found.test_accuracy,
+                    "epochs_to_target": found.epochs_to_target,
+                    "seconds_to_target": found.seconds_to_target,
+                    "ms_per_step": found.ms_per_step,
+                    "peak_memory_bytes": state.peak_memory,
+                    "error": state.error,
+                }
+            )
+    _write(path, lines)
+
+
+def _columns(name: str, found: Estimate | None) -> dict[str, object]:
+    return {f"{name}_mean": found and found.mean, f"{name}_std": found and found.std}
+
+
+def _write(path: Path, lines: Sequence[dict[str, object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, lines[0].keys())
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def explanation(baseline: Baseline | None, num_seeds: int) -> str:
+    """What the table's numbers are."""
+    lines = [f"Means ± standard deviations over {num_seeds} seed{'s' * (num_seeds > 1)}, of the runs that finished."]
+    if baseline:
+        lines.append(
+            f"Differences are of test accuracy, paired by seed, from {baseline.axis}={baseline.value}, all else equal; "
+            "the interval is Student's t (95%, each for itself), and one that holds 0 shows no difference."
+        )
+    lines.append(
+        "ms per step: median of a run's logged steps. Peak memory: of the process on the host, without a GPU's. "
+        "Diverged: a loss was not finite."
+    )
+    return " ".join(lines)

@@ -1,0 +1,84 @@
+"""Tables and the chart, of runs whose numbers are known."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from src.compare.chart import write_chart
+from src.compare.comparison import Baseline, Row, Run, choose_baseline, make_rows
+from src.compare.curves import Measures
+from src.compare.grid import make_arms, make_axes
+from src.compare.report import table
+from src.compare.run import Job, State
+from tests.errors import error_is
+
+AXES = make_axes({"model.norm": "A,B", "data.batch_size": [16, 64]})
+ARMS = make_arms(AXES, {})
+
+
+def make_run(
+    arm: str,
+    seed: int,
+    accuracy: float,
+    status: Literal["finished", "diverged", "failed"] = "finished",
+    epochs: int = 2,
+) -> Run:
+    job = Job(arm, seed, Path("runs"), (), {}, threads=1, working_folder=Path())
+    measures = Measures(accuracy, None if accuracy < 0.5 else epochs, 1.5, 10.0, {1: 0.25, 2: accuracy})
+    return Run(job, State(status, 0, peak_memory=2**30), measures)
+
+
+RUNS = [
+    *[make_run("A, batch_size=16", seed, 0.90 + seed / 100) for seed in range(3)],
+    *[make_run("A, batch_size=64", seed, 0.80) for seed in range(3)],
+    *[make_run("B, batch_size=16", seed, 0.92 + seed / 50) for seed in range(3)],
+    *[make_run("B, batch_size=64", 0, 0.1, "diverged"), make_run("B, batch_size=64", 1, 0.4)],
+    make_run("B, batch_size=64", 2, 0.1, "failed"),
+]
+
+
+def make_table(baseline: Baseline | None) -> dict[tuple[str, ...], dict[str, str]]:
+    header, lines = table(make_rows(ARMS, RUNS, baseline), baseline, target=0.5)
+    return {tuple(line[:2]): dict(zip(header[2:], line[2:], strict=True)) for line in lines}
+
+
+def test_the_table_pairs_arms_that_differ_in_the_norm_alone() -> None:
+    found = make_table(choose_baseline(AXES, None))
+    differences = {arm: row["difference from A [95% interval]"] for arm, row in found.items()}
+    assert differences == {
+        ("A", "16"): "baseline",
+        ("A", "64"): "baseline",
+        ("B", "16"): "+0.0300 [+0.0052, +0.0548]",  # 0.02, 0.03, 0.04: 4.303 * 0.01 / sqrt(3)
+        ("B", "64"): "-0.4000 (one seed)",
+    }
+    assert found["A", "16"]["test accuracy"] == "0.9100 ± 0.0100"
+    assert found["A", "16"]["peak memory, MiB"] == "1024 ± 0"
+
+
+def test_what_did_not_finish_is_counted_and_in_no_mean() -> None:
+    row = make_table(None)["B", "64"]
+    assert row["test accuracy"] == "0.4000"
+    assert row["runs"] == "1 finished, 1 diverged, 1 failed"
+    assert row["epochs to 0.5"] == "–"  # noqa: RUF001
+    assert make_table(None)["A", "16"]["epochs to 0.5"] == "2.0 ± 0.0"
+
+
+def test_the_baseline_can_be_a_value_of_another_axis() -> None:
+    found = make_table(choose_baseline(AXES, "64"))
+    assert found["A", "16"]["difference from 64 [95% interval]"].startswith("+0.1100 [")
+    assert found["B", "64"]["difference from 64 [95% interval]"] == "baseline"
+
+
+def test_a_baseline_that_is_not_there() -> None:
+    with error_is(ValueError, "baseline=C: no axis has this value; there are: A, B, 16, 64"):
+        choose_baseline(AXES, "C")
+    assert choose_baseline(make_axes({"model.norm": "A"}), None) is None
+
+
+@pytest.mark.parametrize("num_arms", [1, 4])
+def test_the_chart_is_drawn_whatever_finished(num_arms: int, tmp_path: Path) -> None:
+    rows = make_rows(ARMS, RUNS, None)[-num_arms:]
+    nothing = Row(ARMS[0], [], None)
+    write_chart(tmp_path / "chart.png", [*rows, nothing], "title")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
