@@ -1,7 +1,9 @@
 """What watches a run."""
 
 from src.callbacks.batch_size import BatchSizeSummary
+from src.callbacks.finite_loss import FiniteLoss
+from src.callbacks.norm_statistics import NormStatistics
 from src.callbacks.progress import ProgressBar
 from src.callbacks.throughput import SamplesPerSecond
 
-__all__ = ["BatchSizeSummary", "ProgressBar", "SamplesPerSecond"]
+__all__ = ["BatchSizeSummary", "FiniteLoss", "NormStatistics", "ProgressBar", "SamplesPerSecond"]
