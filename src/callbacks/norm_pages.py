@@ -112,7 +112,7 @@ def heat_map(key: str, layers: Sequence[str], steps: Sequence[int], values: np.n
     """A picture of `values`, (layers, steps)."""
     from matplotlib.figure import Figure
 
-    width, height = 9.0, 1.2 + 0.17 * max(len(layers), 6)  # inches, of which names and title take what they need
+    width, height = 7.0, 1.2 + 0.17 * max(len(layers), 6)  # inches, of which names and title take what they need
     left = 0.2 + 0.062 * max(map(len, layers))
     figure = Figure(figsize=(width, height), dpi=90)
     figure.subplots_adjust(left / width, 0.5 / height, 1 - 0.2 / width, 1 - 0.4 / height)

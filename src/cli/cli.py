@@ -22,7 +22,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed.constants import default_pg_timeout
 
-from src.callbacks import BatchSizeSummary, FiniteLoss, NormStatistics, ProgressBar, SamplesPerSecond
+from src.callbacks import (
+    BatchSizeSummary,
+    EvaluationPictures,
+    FiniteLoss,
+    NormStatistics,
+    ProgressBar,
+    SamplesPerSecond,
+)
 from src.cli.agreement import disagreements, load_hyperparameters
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.parser import FROM_DATA, Parser, explain, fail
@@ -76,6 +83,7 @@ class TrainCLI(LightningCLI):
             help="Seconds that a process of several waits for the others in one place before the run ends as failed.",
         )
         parser.add_lightning_class_args(NormStatistics, "norm_statistics")
+        parser.add_lightning_class_args(EvaluationPictures, "evaluation_pictures")
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
