@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Made last, so that an installation that was interrupted is begun again.
 INSTALLED := .venv/installed
 
-.PHONY: setup train test check capabilities bench bench-check tensorboard clean
+.PHONY: setup train test check capabilities pictures bench bench-check tensorboard clean
 
 setup: $(INSTALLED)  ## make the environment
 
@@ -26,6 +26,9 @@ check: setup  ## lint and types alone
 
 capabilities: setup  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
+
+pictures: setup  ## take docs/pictures of TensorBoard with Chromium
+	$(BIN)/python -m tests.pictures
 
 bench: setup  ## measure speed and memory, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks

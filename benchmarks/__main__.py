@@ -28,6 +28,7 @@ PARTS = {
     "Whole training steps, and time against depth": "benchmarks.steps --threads 2",
     "The training loop": "benchmarks.training --rounds 3 --steps 12",
     "Cold start": "benchmarks.cold_start --rounds 2",
+    "Statistics of norms in TensorBoard": "benchmarks.norm_statistics",
     "Padding": "benchmarks.padding",
     "What synchronization sends": "benchmarks.communication",
     "Synchronized batch norms, two processes": "benchmarks.synchronized",

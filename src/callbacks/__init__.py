@@ -1,7 +1,10 @@
 """What watches a run."""
 
 from src.callbacks.batch_size import BatchSizeSummary
+from src.callbacks.evaluation_pictures import EvaluationPictures
+from src.callbacks.finite_loss import FiniteLoss
+from src.callbacks.norm_statistics import NormStatistics
 from src.callbacks.progress import ProgressBar
 from src.callbacks.throughput import SamplesPerSecond
 
-__all__ = ["BatchSizeSummary", "ProgressBar", "SamplesPerSecond"]
+__all__ = ["BatchSizeSummary", "EvaluationPictures", "FiniteLoss", "NormStatistics", "ProgressBar", "SamplesPerSecond"]

@@ -22,7 +22,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.distributed.constants import default_pg_timeout
 
-from src.callbacks import BatchSizeSummary, ProgressBar, SamplesPerSecond
+from src.callbacks import (
+    BatchSizeSummary,
+    EvaluationPictures,
+    FiniteLoss,
+    NormStatistics,
+    ProgressBar,
+    SamplesPerSecond,
+)
 from src.cli.agreement import check_reads, disagreements, load_hyperparameters
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.parser import FROM_DATA, Parser, explain, fail
@@ -75,6 +82,8 @@ class TrainCLI(LightningCLI):
             default=300.0,
             help="Seconds that a process of several waits for the others in one place before the run ends as failed.",
         )
+        parser.add_lightning_class_args(NormStatistics, "norm_statistics")
+        parser.add_lightning_class_args(EvaluationPictures, "evaluation_pictures")
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -131,7 +140,7 @@ class TrainCLI(LightningCLI):
         logger = self._default_logger() if options.logger is None else options.logger
         callbacks: list[Callback] = as_list(options.callbacks)
         if self.subcommand == "fit":
-            callbacks += [SamplesPerSecond(), BatchSizeSummary()]
+            callbacks += [SamplesPerSecond(), BatchSizeSummary(), FiniteLoss()]
             if logger:
                 callbacks.append(LearningRateMonitor(logging_interval="step"))
         if options.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in callbacks):

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from src.callbacks import EvaluationPictures, NormStatistics
 from src.data import DATASETS
 from src.failure import local_rank, yield_to_others
 from src.models import MODELS, Recipe
@@ -74,6 +75,8 @@ def unknown_option(name: str) -> str:
     """`unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?`"""
     known = [f"trainer.{option}" for option in signature(Trainer).parameters]
     known += [f"model.recipe.{option}" for option in signature(Recipe).parameters]
+    for key, callback in (("norm_statistics", NormStatistics), ("evaluation_pictures", EvaluationPictures)):
+        known += [f"{key}.{option}" for option in signature(callback).parameters]
     known += ["config", "seed_everything", "trainer", "model", "data", "experiment", "timeout", "ckpt_path"]
     nearest = get_close_matches(name, known, n=1)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -95,22 +95,27 @@ class Classifier(LightningModule):
         # They are of all processes by now; Lightning wants to be told.
         self.log_dict({"train/loss_epoch": loss, "train/accuracy": accuracy}, sync_dist=True)
 
-    def validation_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, self.val_loss, self.val_scores)
+    def validation_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
+        """Logits, which callbacks get."""
+        logits = self._evaluate(batch, self.val_loss, self.val_scores)
         self.log("val/loss", self.val_loss)
         self.log_dict(self.val_scores, prog_bar=True)
+        return logits
 
-    def test_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, self.test_loss, self.test_scores)
+    def test_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
+        """Logits, which callbacks get."""
+        logits = self._evaluate(batch, self.test_loss, self.test_scores)
         self.log("test/loss", self.test_loss)
         self.log_dict(self.test_scores)
+        return logits
 
-    def _evaluate(self, batch: tuple[Any, Tensor], loss: MeanMetric, scores: MetricCollection) -> None:
+    def _evaluate(self, batch: tuple[Any, Tensor], loss: MeanMetric, scores: MetricCollection) -> Tensor:
         inputs, labels = batch
         logits = self(inputs)
         # Of each sample: with `nan_strategy="disable"`, torchmetrics 1.9 takes all weights for 1.
         loss.update(nn.functional.cross_entropy(logits, labels, reduction="none"))
         scores.update(logits, labels)
+        return logits
 
     def predict_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
         """Probabilities `(B, num_classes)`."""

@@ -1,0 +1,122 @@
+"""The confusion matrix, the worst mistakes and the embeddings are those of the samples."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from src.callbacks import evaluation_pictures
+from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
+from src.data import Digits
+from src.models import ImageClassifier
+from tests.commands import QUIET, run_here
+from tests.jobs import run_jobs
+from tests.standins import make_text_file
+
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=8", "--data.batch_size=32", *QUIET]
+DIGITS = ["--config=configs/digits.yaml", "--model.width=8", "--norm_statistics.every_n_steps=0", *SHORT]
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What is drawn from here on: the arguments of the functions that draw, with their names."""
+    calls: list[tuple[Any, ...]] = []
+    for function in (confusion_figure, mistakes_figure, mistakes_table):
+
+        def record(*arguments: Any, function: Any = function) -> Any:
+            calls.append((function.__name__, *arguments))
+            return function(*arguments)
+
+        monkeypatch.setattr(evaluation_pictures, function.__name__, record)
+    return calls
+
+
+def predictions(folder: Path, split: str) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Of the last weights: probabilities, labels and images of a split of digits, in the dataset's order."""
+    data = Digits()
+    data.setup("fit")
+    model = ImageClassifier.load_from_checkpoint(folder / "runs/digits/version_0/checkpoints/last.ckpt").eval()
+    images, labels = data.datasets[split].batch(np.arange(len(data.datasets[split])))
+    with torch.no_grad():
+        scaled, _ = data.on_after_batch_transfer((images, labels), 0)
+        return model(scaled).softmax(-1), labels.numpy(), images.numpy()
+
+
+def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = drawn(monkeypatch)
+    run_here(monkeypatch, tmp_path, "fit", *DIGITS, "--evaluation_pictures.num_mistakes=5")
+    assert [name for name, *_ in calls] == ["confusion_figure", "mistakes_figure"] * 2  # validation, then test
+    probabilities, labels, images = predictions(tmp_path, "val")
+    predicted = probabilities.argmax(-1).numpy()
+    expected = np.zeros((10, 10), dtype=int)
+    np.add.at(expected, (labels, predicted), 1)
+    assert np.array_equal(calls[0][1], expected)
+    assert calls[0][2] == [str(digit) for digit in range(10)]
+
+    losses = -probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].log().numpy()
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-losses[wrong])][:5]
+    _, shown, mistakes = calls[1]
+    assert [mistake.row for mistake in mistakes] == worst.tolist()
+    assert [(m.true, m.predicted) for m in mistakes] == [(str(labels[i]), str(predicted[i])) for i in worst]
+    assert [m.loss for m in mistakes] == pytest.approx(losses[worst].tolist(), rel=1e-3)
+    assert np.array_equal(shown, images[worst])
+
+    version = tmp_path / "runs/digits/version_0"
+    tags = EventAccumulator(str(version)).Reload().Tags()["images"]
+    assert tags == ["confusion/val", "mistakes/val", "confusion/test", "mistakes/test"]
+    (table,) = version.rglob("metadata.tsv")
+    with table.open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [(row["class"], row["predicted"]) for row in rows] == list(
+        zip(map(str, labels), map(str, predicted), strict=True)
+    )
+    assert len(np.loadtxt(table.with_name("tensors.tsv"))) == len(labels)
+    assert table.with_name("sprite.png").is_file()
+
+
+def test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of one length share a batch, so that the order is not the file's."""
+    make_text_file(tmp_path / "train.csv", names=("ham", "spam"), per_class=40)
+    calls = drawn(monkeypatch)
+    sizes = ["--model.hidden_size=16", "--model.num_layers=1", "--model.num_heads=2", "--model.recipe.lr=1e-6"]
+    data = ["--data=TextFiles", "--data.train=train.csv", "--data.vocab_size=256", "--data.val_fraction=0.4"]
+    few = ["--data.batch_size=8", "--trainer.log_every_n_steps=1"]
+    run_here(monkeypatch, tmp_path, "fit", "--model=TextClassifier", *sizes, *data, *SHORT, *few)
+    tables = [call for call in calls if call[0] == "mistakes_table"]
+    assert tables
+    for _, texts, mistakes in tables:
+        assert all(f"about{mistake.true}" in text for text, mistake in zip(texts, mistakes, strict=True))
+        losses = [mistake.loss for mistake in mistakes]
+        assert losses == sorted(losses, reverse=True)
+    found = EventAccumulator(str(tmp_path / "runs/default/version_0")).Reload().Tags()["tensors"]
+    assert "mistakes/val/text_summary" in found
+
+
+def test_a_table_escapes_what_markdown_would_read() -> None:
+    table = mistakes_table(["a|b\n<b>c</b>", "x" * 600], [Mistake(0, "ham", "spam", 0.75, 1.4)] * 2)
+    lines = table.split("\n")
+    assert lines[2] == "| ham | spam | 75% | a&#124;b &lt;b&gt;c&lt;/b&gt; |"
+    assert lines[3].endswith("x" * 500 + " ... |")
+    assert len(lines) == 4
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    """229 to validate: one process has 115 of them, and the other 114; the first one draws, and none waits."""
+    (done,) = run_jobs(tmp_path, [(2, ["fit", *DIGITS, "--data.val_fraction=0.1274"])])
+    assert done.codes == [0, 0], done.shown
+    tags = EventAccumulator(str(tmp_path / "runs/digits/version_0")).Reload().Tags()["images"]
+    assert tags == ["confusion/val", "mistakes/val", "confusion/test", "mistakes/test"]
+
+
+@pytest.mark.parametrize("option", ["num_mistakes", "num_embeddings"])
+def test_nothing_of_what_is_switched_off(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch, tmp_path, "fit", *DIGITS, f"--evaluation_pictures.{option}=0")
+    version = tmp_path / "runs/digits/version_0"
+    tags = EventAccumulator(str(version)).Reload().Tags()["images"]
+    assert ("mistakes/val" in tags) == (option != "num_mistakes")
+    assert any(version.rglob("tensors.tsv")) == (option != "num_embeddings")
