@@ -30,6 +30,10 @@ class Baseline:
     axis: str
     value: str
 
+    @property
+    def name(self) -> str:
+        return self.value if self.axis == "norm" else f"{self.axis}={self.value}"
+
     def of(self, arm: Arm) -> dict[str, str]:
         """The labels of the arm that an arm is compared with."""
         return {**arm.labels, self.axis: self.value}

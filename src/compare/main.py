@@ -1,18 +1,20 @@
 """compare.py from its command line to its tables."""
 
+import contextlib
+import fcntl
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from src.cli.parser import explain, fail
+from src.cli.parser import fail
 from src.compare.chart import write_chart
 from src.compare.check import FitParser
 from src.compare.comparison import Baseline, Run, choose_baseline, make_rows, read_run
@@ -71,6 +73,22 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+@contextlib.contextmanager
+def hold(output: Path) -> Iterator[None]:
+    """Make the folder, and keep other comparisons out of it until the block or this process ends."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / "lock").open("w")
+    except OSError as error:
+        fail(f"cannot write to {output} ({error.strerror}): choose another --output")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fail(f"another comparison is running in {output}: wait until it has ended, or choose another --output")
+        yield
+
+
 def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
@@ -89,7 +107,7 @@ def show(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def score(options: Options) -> Any:
+def score(options: Options) -> Callable[[Job, State], str]:
     """What is said of a run that has ended."""
 
     def text(job: Job, state: State) -> str:
@@ -109,10 +127,8 @@ def main() -> None:
         axes = options.axes()
         arms = options.arms(axes)
         baseline = choose_baseline(axes, options.baseline)
-        output = Path(str(options.output))
-        output.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        fail(explain(str(error)))
+    except ValueError as error:
+        fail(str(error))
     cluster = Cluster(options.ray) if options.ray else None
     threads = threads_per_run(cluster.num_cores if cluster else num_cores(), options.jobs)
     jobs = make_jobs(options, arms, threads)
@@ -131,8 +147,9 @@ def main() -> None:
         watch.ended(job, state)
 
     stop_on_sigterm()
+    watch = Watch(console, remaining, len(jobs) - len(remaining), score(options))
     try:
-        with Watch(console, remaining, len(jobs) - len(remaining), score(options)) as watch:
+        with hold(Path(str(options.output))), watch:
             if cluster:
                 cluster.run(remaining, ended)
             else:

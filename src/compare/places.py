@@ -69,7 +69,8 @@ class Cluster:
         except BaseException:
             for reference in pending:
                 self.ray.cancel(reference)  # raises KeyboardInterrupt in the task, which ends its process
-            self.ray.wait(list(pending), num_returns=len(pending), timeout=60)
+            if pending:
+                self.ray.wait(list(pending), num_returns=len(pending), timeout=60)
             raise
         finally:
             self.ray.shutdown()

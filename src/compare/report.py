@@ -41,7 +41,7 @@ def table(rows: Sequence[Row], baseline: Baseline | None, target: float | None) 
     """Its header and its lines."""
     header = [*(rows[0].arm.labels or ["arm"]), "test accuracy"]
     if baseline:
-        header.append(f"difference from {baseline.value} [95% interval]")
+        header.append(f"difference from {baseline.name} [95% interval]")
     if target is not None:
         header += [f"epochs to {target:g}", f"seconds to {target:g}"]
     header += ["ms per step", "peak memory, MiB", "runs"]
@@ -120,7 +120,7 @@ def explanation(baseline: Baseline | None, num_seeds: int) -> str:
     lines = [f"Means ± standard deviations over {num_seeds} seed{'s' * (num_seeds > 1)}, of the runs that finished."]
     if baseline:
         lines.append(
-            f"Differences are of test accuracy, paired by seed, from {baseline.axis}={baseline.value}, all else equal; "
+            f"Differences are of test accuracy, paired by seed, from {baseline.name}, all else equal; "
             "the interval is Student's t (95%, each for itself), and one that holds 0 shows no difference."
         )
     lines.append(

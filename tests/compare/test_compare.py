@@ -12,8 +12,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.compare import read_scalars
+from src.compare.main import hold
+from tests.commands import REPOSITORY
 from tests.compare.commands import TINY, compare_here, error_of, is_running, rows, start, training_process, wait_until
 
+FAILS_WITH_GROUP_NORM = """
+import runpy, sys
+if "--model.norm=GroupNorm" in sys.argv:
+    1 / 0
+sys.path.insert(0, {script!r}.removesuffix("train.py"))
+runpy.run_path({script!r}, run_name="__main__")
+"""
 EACH = {"BatchNorm": "finished", "Identity": "finished"}
 
 
@@ -112,12 +121,14 @@ def test_a_run_that_fails_and_one_that_diverges(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first is reported, and ends neither the second nor the comparison's tables."""
-    flags = ["--norms=GroupNorm(num_groups=3),Identity", "--learning_rates=1e30", "--trainer.max_epochs=9"]
+    (tmp_path / "train.py").write_text(FAILS_WITH_GROUP_NORM.format(script=str(REPOSITORY / "train.py")))
+    monkeypatch.setattr("src.compare.run.REPOSITORY", tmp_path)
+    flags = ["--norms=GroupNorm(num_groups=2),Identity", "--learning_rates=1e30", "--trainer.max_epochs=9"]
     flags += ["--seeds=1", "--output=out"]
     assert compare_here(monkeypatch, tmp_path, *TINY, *flags) == 1
     shown = capsys.readouterr().out
-    assert "failed: GroupNorm(num_groups=3), lr=1e+30, seed 0: " in shown
-    assert "num_groups=3" in shown.split("failed: GroupNorm")[-1]
+    log = "out/GroupNorm_num_groups=2_lr=1e+30/seed_0/log.txt"
+    assert f"failed: GroupNorm(num_groups=2), lr=1e+30, seed 0: ZeroDivisionError: division by zero ({log})" in shown
     assert "Identity, lr=1e+30, seed 0: diverged: a loss was not finite" in shown
     found = rows(tmp_path / "out/table.csv")
     assert [(row["finished"], row["diverged"], row["failed"]) for row in found] == [("0", "0", "1"), ("0", "1", "0")]
@@ -177,6 +188,14 @@ def test_an_interruption_says_how_to_go_on(
     assert capsys.readouterr().err == (
         "\nStopped with 0 of 2 runs done. To go on: python compare.py --config=configs/digits.yaml --seeds=2\n"
     )
+
+
+def test_two_comparisons_do_not_share_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hold(tmp_path / "out"):
+        shown = error_of(monkeypatch, capsys, tmp_path, "--config=configs/digits.yaml --output=out")
+    assert shown == ("error: another comparison is running in out: wait until it has ended, or choose another --output")
 
 
 @pytest.mark.slow

@@ -66,8 +66,8 @@ def test_what_did_not_finish_is_counted_and_in_no_mean() -> None:
 
 def test_the_baseline_can_be_a_value_of_another_axis() -> None:
     found = make_table(choose_baseline(AXES, "64"))
-    assert found["A", "16"]["difference from 64 [95% interval]"].startswith("+0.1100 [")
-    assert found["B", "64"]["difference from 64 [95% interval]"] == "baseline"
+    assert found["A", "16"]["difference from batch_size=64 [95% interval]"].startswith("+0.1100 [")
+    assert found["B", "64"]["difference from batch_size=64 [95% interval]"] == "baseline"
 
 
 def test_a_baseline_that_is_not_there() -> None:

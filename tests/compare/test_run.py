@@ -1,14 +1,17 @@
 """One run: its process, its state, and what follows from both. A script that imports little stands in for train.py."""
 
+import io
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from src.compare.places import run_here
-from src.compare.run import Job, State, execute, load_state
+from src.compare.progress import Watch
+from src.compare.run import Job, State, execute, load_state, save_state
 from tests.compare.commands import is_running
 
 STAND_IN = """
@@ -39,7 +42,7 @@ if options.get("mistake"):
 if options.get("kill"):
     os.kill(os.getpid(), 9)
 writer = EventFileWriter(str(version))
-scalars = {"train/loss": float(options.get("loss", 1)), "val/accuracy": 0.5}
+scalars = {"train/loss": float(options.get("loss", 1)), "val/accuracy": 0.5, "epoch": 2}
 if "untested" not in options:
     scalars["test/accuracy"] = 0.25 if resumed else 0.75
 for tag, value in scalars.items():
@@ -137,6 +140,21 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     again = execute(make_job(tmp_path, "--raise=second"))
     assert again.error == "ArithmeticError: second"
     assert len(re.findall("Traceback", job.log.read_text())) == 2
+
+
+def test_a_running_run_has_a_bar_that_follows_its_validation_accuracy(tmp_path: Path) -> None:
+    job = make_job(tmp_path, trainer={"max_epochs": 9})
+    state = execute(job)
+    save_state(job, State("started", state.first_version))
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    watch = Watch(console, [job], 0, lambda job, state: state.status)
+    watch._look_at(job)
+    bar = watch.progress.tasks[1]
+    assert (bar.description, bar.total, bar.completed) == ("BatchNorm, seed 0", 9, 3)
+    assert bar.fields["note"] == "val/accuracy 0.5000"
+    watch.ended(job, state)
+    assert [(task.description, task.completed) for task in watch.progress.tasks] == [("runs", 1)]
+    assert "1/1  BatchNorm, seed 0: finished" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
