@@ -1,10 +1,11 @@
 """What the runs come to: for each arm its means over the seeds, and its differences from a baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.compare.curves import Measures, measure, read_scalars
 from src.compare.grid import Arm, Axis
+from src.compare.layout import ACCURACY
 from src.compare.run import Job, State, version_of
 from src.compare.statistics import Estimate, estimate, paired_difference
 
@@ -18,9 +19,9 @@ class Run:
     measures: Measures
 
 
-def read_run(job: Job, state: State, target: float | None) -> Run:
+def read_run(job: Job, state: State, target: float | None = None, further: Mapping[str, str] | None = None) -> Run:
     version = version_of(job, state)
-    return Run(job, state, measure(read_scalars(version), target) if version else Measures())
+    return Run(job, state, measure(read_scalars(version), target, further) if version else Measures())
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class Row:
         """Of a measure, by its name in `Measures`."""
         values = [getattr(run.measures, name) for run in self.finished]
         return estimate([value for value in values if value is not None])
+
+    def values(self, name: str) -> dict[int, float]:
+        """By seed, of the runs that finished: test accuracy, or what the study asks for beyond the usual."""
+        if name == ACCURACY:
+            return accuracies(self.runs)
+        return {r.job.seed: r.measures.further[name] for r in self.finished if name in r.measures.further}
 
     @property
     def peak_memory(self) -> Estimate | None:

@@ -1,5 +1,6 @@
 """What a run left in TensorBoard: its curves, and what is read from them."""
 
+import fnmatch
 import math
 import statistics
 from collections.abc import Mapping
@@ -54,8 +55,31 @@ class Measures:
     val_accuracy: dict[int, float] = field(default_factory=dict)
     """By epoch, counted from 1."""
 
+    further: dict[str, float] = field(default_factory=dict)
+    """What a study asks for, by its name."""
 
-def measure(curves: Curves, target: float | None = None) -> Measures:
+
+def read_further(curves: Curves, asked: Mapping[str, str]) -> dict[str, float]:
+    """Measures that are named by a tag; those that a run has no finite value of are left out.
+
+    Args:
+        asked: `norms/eval_gap/*` is the mean over a run's points, and over all tags that fit; `train/accuracy[-1]` the
+            last point.
+    """
+    found = {}
+    for name, wanted in asked.items():
+        pattern = wanted.removesuffix("[-1]")
+        means = []
+        for tag in fnmatch.filter(curves, pattern):
+            values = [value for _, _, value in curves[tag] if math.isfinite(value)]
+            if values:
+                means.append(values[-1] if pattern != wanted else statistics.fmean(values))
+        if means:
+            found[name] = statistics.fmean(means)
+    return found
+
+
+def measure(curves: Curves, target: float | None = None, further: Mapping[str, str] | None = None) -> Measures:
     """The measures of a run with these curves; the time of a step is the median over the logged ones."""
     epochs = {step: int(value) + 1 for step, _, value in curves.get("epoch", [])}
     val = [(epochs[step], seconds, value) for step, seconds, value in curves.get("val/accuracy", [])]
@@ -67,4 +91,5 @@ def measure(curves: Curves, target: float | None = None) -> Measures:
         seconds_to_target=reached and reached[1],
         ms_per_step=1000 * statistics.median(step_seconds) if step_seconds else None,
         val_accuracy={epoch: value for epoch, _, value in val},
+        further=read_further(curves, further or {}),
     )

@@ -18,6 +18,7 @@ from src.cli.parser import fail
 from src.compare.chart import write_chart
 from src.compare.check import FitParser
 from src.compare.comparison import Baseline, Run, choose_baseline, make_rows, read_run
+from src.compare.figure import write_figure
 from src.compare.grid import Arm
 from src.compare.options import Options, parse
 from src.compare.places import Cluster, run_here
@@ -115,7 +116,7 @@ def score(options: Options) -> Callable[[Job, State], str]:
             return f"failed: {state.error} ({os.path.relpath(job.log)})"
         if state.status == "diverged":
             return "diverged: a loss was not finite"
-        return f"test accuracy {read_run(job, state, options.target).measures.test_accuracy:.4f}"
+        return f"test accuracy {read_run(job, state).measures.test_accuracy:.4f}"
 
     return text
 
@@ -159,7 +160,7 @@ def main() -> None:
         command = shlex.join(["python", "compare.py", *arguments])
         print(f"\nStopped with {done} of {len(jobs)} runs done. To go on: {command}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    runs = [read_run(job, state, options.target) for job in jobs if (state := states[job.name])]
+    runs = [read_run(job, state, options.target, options.measures) for job in jobs if (state := states[job.name])]
     write_report(console, options, arms, runs, baseline, shlex.join(["python", "compare.py", *arguments]))
     failed = [run for run in runs if run.state.status == "failed"]
     for run in failed:
@@ -178,14 +179,18 @@ def write_report(
     """The tables and the chart, and the table on the screen."""
     output = Path(str(options.output))
     rows = make_rows(arms, runs, baseline)
-    header, lines = table(rows, baseline, options.target)
+    further = list(options.measures)
+    header, lines = table(rows, baseline, options.target, further)
     shown = Table(*(Column(name, overflow="fold") for name in header))
     for line in lines:
         shown.add_row(*line)
     console.print(shown, markup=False)
-    write_csv(output / "table.csv", rows, options.target)
+    write_csv(output / "table.csv", rows, options.target, further)
     write_runs_csv(output / "runs.csv", rows)
-    write_chart(output / "chart.png", rows, output.name)
+    if options.figure:
+        write_figure(output / "chart.png", rows, options.figure, further)
+    else:
+        write_chart(output / "chart.png", rows, output.name)
     machines = "; ".join(sorted({run.state.hardware for run in runs if run.state.hardware}))
     parts = [
         f"# {output.name}",

@@ -14,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from src.cli.parser import explain, fail
 from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
+from src.compare.layout import FigureSpec
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 QUICK = REPOSITORY / "configs/debug.yaml"
@@ -38,6 +39,9 @@ class Options:
         vary: further options of train.py, each with a list of values: `{data.scaling: [raw, minmax]}`.
         set: options of train.py for every run; the same as giving them as flags, `--trainer.max_epochs=3`.
         seeds: how many; they are 0, 1, 2, ...
+        measures: further columns of the table, each the name of a TensorBoard scalar, of which it shows the mean over a
+            run, or with [-1] the last value: `{eval gap: norms/eval_gap/*, train loss: "train/loss_epoch[-1]"}`.
+        figure: draw the means against an axis in place of the usual chart: `{x: lr, lines: init_scale, panels: norm}`.
         baseline: the value that the others of its axis are compared with; by default the first of the first axis.
         target: a validation accuracy, to count the epochs and seconds until a run reaches it.
         jobs: runs at once on one machine, which share its cores.
@@ -54,6 +58,8 @@ class Options:
     vary: dict[str, Any] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
     seeds: int = 3
+    measures: dict[str, str] = field(default_factory=dict)
+    figure: FigureSpec | None = None
     baseline: str | None = None
     target: float | None = None
     jobs: int = 1
@@ -72,6 +78,8 @@ class Options:
         varied = {option: values for option, values in named.items() if values is not None}
         check_options([*varied, *self.vary])
         axes = make_axes({**varied, **self.vary})
+        if self.figure:
+            self.figure.check(axes, list(self.measures))
         check_options([*varied, *self.vary, *self.set])
         return axes
 

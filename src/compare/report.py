@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.compare.comparison import Baseline, Row
-from src.compare.statistics import Estimate
+from src.compare.layout import ACCURACY
+from src.compare.statistics import Estimate, estimate
 
 MIB = 2**20
 NOTHING = "–"  # noqa: RUF001 (what a table has for no value)
@@ -19,6 +20,13 @@ def plus_minus(found: Estimate | None, digits: int, scale: float = 1.0, out_of: 
     if found.std is not None:
         text += f" ± {found.std * scale:.{digits}f}"
     return text if out_of in (None, found.num_values) else f"{text} ({found.num_values} of {out_of})"
+
+
+def significant(found: Estimate | None) -> str:
+    """`0.00123 ± 0.00004` in three digits, whatever the size."""
+    if found is None:
+        return NOTHING
+    return f"{found.mean:.3g}" + (f" ± {found.std:.2g}" if found.std is not None else "")
 
 
 def difference_text(found: Estimate | None) -> str:
@@ -37,14 +45,16 @@ def counts(row: Row) -> str:
     return ", ".join(f"{count} {status}" for status, count in found.items() if count)
 
 
-def table(rows: Sequence[Row], baseline: Baseline | None, target: float | None) -> tuple[list[str], list[list[str]]]:
-    """Its header and its lines."""
-    header = [*(rows[0].arm.labels or ["arm"]), "test accuracy"]
+def table(
+    rows: Sequence[Row], baseline: Baseline | None, target: float | None, further: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Its header and its lines; `further` names what a study measures beyond the usual."""
+    header = [*(rows[0].arm.labels or ["arm"]), ACCURACY]
     if baseline:
         header.append(f"difference from {baseline.name} [95% interval]")
     if target is not None:
         header += [f"epochs to {target:g}", f"seconds to {target:g}"]
-    header += ["ms per step", "peak memory, MiB", "runs"]
+    header += [*further, "ms per step", "peak memory, MiB", "runs"]
     lines = []
     for row in rows:
         line = [*(row.arm.labels.values() or [row.arm.name]), plus_minus(row.mean("test_accuracy"), 4)]
@@ -54,6 +64,7 @@ def table(rows: Sequence[Row], baseline: Baseline | None, target: float | None) 
             runs = len(row.runs)
             line.append(plus_minus(row.mean("epochs_to_target"), 1, out_of=runs))
             line.append(plus_minus(row.mean("seconds_to_target"), 1, out_of=runs))
+        line += [significant(estimate(list(row.values(name).values()))) for name in further]
         line += [plus_minus(row.mean("ms_per_step"), 1), plus_minus(row.peak_memory, 0, 1 / MIB), counts(row)]
         lines.append(line)
     return header, lines
@@ -64,7 +75,7 @@ def as_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
 
-def write_csv(path: Path, rows: Sequence[Row], target: float | None) -> None:
+def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Sequence[str] = ()) -> None:
     """One line for each arm, numbers alone."""
     measures = ["test_accuracy", "ms_per_step"]
     measures += [] if target is None else ["epochs_to_target", "seconds_to_target"]
@@ -73,6 +84,8 @@ def write_csv(path: Path, rows: Sequence[Row], target: float | None) -> None:
         line: dict[str, object] = dict(row.arm.labels)
         for name in measures:
             line |= _columns(name, row.mean(name))
+        for name in further:
+            line |= _columns(name, estimate(list(row.values(name).values())))
         line |= _columns("peak_memory_bytes", row.peak_memory)
         found = row.difference
         low, high = (found and found.interval) or (None, None)
@@ -97,6 +110,7 @@ def write_runs_csv(path: Path, rows: Sequence[Row]) -> None:
                     "epochs_to_target": found.epochs_to_target,
                     "seconds_to_target": found.seconds_to_target,
                     "ms_per_step": found.ms_per_step,
+                    **found.further,
                     "peak_memory_bytes": state.peak_memory,
                     "error": state.error,
                 }
@@ -110,7 +124,7 @@ def _columns(name: str, found: Estimate | None) -> dict[str, object]:
 
 def _write(path: Path, lines: Sequence[dict[str, object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, lines[0].keys())
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)))
         writer.writeheader()
         writer.writerows(lines)
 

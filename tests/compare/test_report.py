@@ -1,5 +1,7 @@
 """Tables and the chart, of runs whose numbers are known."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -7,8 +9,10 @@ import pytest
 
 from src.compare.chart import write_chart
 from src.compare.comparison import Baseline, Row, Run, choose_baseline, make_rows
-from src.compare.curves import Measures
+from src.compare.curves import Measures, read_further
+from src.compare.figure import write_figure
 from src.compare.grid import make_arms, make_axes
+from src.compare.layout import FigureSpec
 from src.compare.report import table
 from src.compare.run import Job, State
 from tests.errors import error_is
@@ -82,3 +86,43 @@ def test_the_chart_is_drawn_whatever_finished(num_arms: int, tmp_path: Path) -> 
     nothing = Row(ARMS[0], [], None)
     write_chart(tmp_path / "chart.png", [*rows, nothing], "title")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_study_measures_beyond_the_usual() -> None:
+    """The mean of all tags that fit over the run, or the last value; what is not finite or not there counts nothing."""
+    curves = {
+        "norms/eval_gap/a": [(1, 0.0, 0.1), (2, 0.0, 0.3), (3, 0.0, math.nan)],
+        "norms/eval_gap/b": [(1, 0.0, 0.6)],
+        "train/accuracy": [(1, 0.0, 0.5), (2, 0.0, 0.75)],
+    }
+    asked = {"gap": "norms/eval_gap/*", "train": "train/accuracy[-1]", "absent": "norms/none"}
+    assert read_further(curves, asked) == {"gap": pytest.approx(0.4), "train": 0.75}
+
+
+def test_measures_stand_in_the_table_and_the_figure(tmp_path: Path) -> None:
+    runs = [replace(run, measures=replace(run.measures, further={"gap": 1 + run.job.seed / 1000})) for run in RUNS]
+    rows = make_rows(ARMS, runs, None)
+    header, lines = table(rows, None, None, ["gap"])
+    assert lines[0][header.index("gap")] == "1 ± 0.001"
+    for spec in (
+        FigureSpec(x="batch_size", lines="norm", y="gap"),
+        FigureSpec(x="batch_size", lines="norm", panels="measures"),
+        FigureSpec(x="measures", lines="norm", panels="batch_size", log=True),
+    ):
+        spec.check(AXES, ["gap"])
+        path = tmp_path / "figure.png"
+        write_figure(path, rows, spec, ["gap"])
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (FigureSpec(x="epoch"), "figure.x=epoch: expected one of norm, batch_size, measures"),
+        (FigureSpec(x="norm", y="loss"), "figure.y=loss: expected one of test accuracy, gap"),
+        (FigureSpec(x="norm"), "figure: it does not say where batch_size stand: x, lines or panels"),
+    ],
+)
+def test_figures_of_what_is_not_there_are_refused(spec: FigureSpec, message: str) -> None:
+    with error_is(ValueError, message):
+        spec.check(AXES, ["gap"])
