@@ -104,26 +104,33 @@ def check_options(names: Sequence[str]) -> None:
 
 
 class Parser(ArgumentParser):
-    """jsonargparse's, without abbreviations, and with errors of one line."""
-
-    def __init__(self) -> None:
-        super().__init__(prog="compare.py", allow_abbrev=False, description=Options.__doc__.split("\n")[0])  # type: ignore[union-attr]
-        self.add_argument("--study", action=ActionConfigFile, help="A YAML file with these options as its keys.")
-        self.add_class_arguments(Options, as_group=False, skip=set(SWITCHES))
-        for name, text in SWITCHES.items():
-            self.add_argument(f"--{name}", action="store_true", help=text)
+    """jsonargparse's, with errors of one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            super().error(message, ex)
         if found := re.search(r"[Uu]nrecognized arguments: --([^\s=]+)|does not accept option '([\w.]+)'", message):
             name = found[1] or found[2]
             nearest = get_close_matches(name, ["study", *(option.name for option in fields(Options))], n=1)
             hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
             fail(f"unknown option '{name}'.{hint} All options: python compare.py --help")
+        if found := re.search(r"FigureSpec':\s+Option '(\w+)' is not accepted", message):
+            parts = ", ".join(part.name for part in fields(FigureSpec))
+            fail(f"unknown part '{found[1]}' of a figure: it has {parts}")
         if message.endswith("arguments are required: config"):
             fail(
                 "nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE"
             )
         fail(explain(message))
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="compare.py", allow_abbrev=False, description=(Options.__doc__ or "").split("\n")[0])
+    parser.add_argument("--study", action=ActionConfigFile, help="A YAML file with these options as its keys.")
+    parser.add_class_arguments(Options, as_group=False, skip=set(SWITCHES))
+    for name, text in SWITCHES.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    return parser
 
 
 def parse(arguments: list[str]) -> Options:
@@ -134,7 +141,8 @@ def parse(arguments: list[str]) -> Options:
     own, for_all = _apart(rest)
     if given.config:
         own.append(f"--config={json.dumps(given.config)}")
-    namespace = Parser().parse_args(own)
+    parser = make_parser()
+    namespace = parser.instantiate_classes(parser.parse_args(own))
     study = namespace.pop("study")
     options = Options(**vars(namespace))
     options.set = {**options.set, **for_all}
