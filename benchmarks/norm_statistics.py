@@ -7,7 +7,9 @@ are left out: they are drawn at the end, and before that in at most a hundredth 
 """
 
 import argparse
+import contextlib
 import inspect
+import io
 import statistics
 import sys
 import tempfile
@@ -64,7 +66,8 @@ def run(arguments: list[str], every: int, steps: int, folder: str) -> dict[int, 
     few += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     before, sys.argv = sys.argv, ["train.py", "fit", *arguments, *few, f"--norm_statistics.every_n_steps={every}"]
     try:
-        WatchedCLI()
+        with contextlib.redirect_stdout(io.StringIO()):
+            WatchedCLI()
     finally:
         sys.argv = before
     return stopwatch.seconds

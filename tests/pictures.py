@@ -38,7 +38,7 @@ def main() -> None:
             page = open_page(browser, address, "custom_scalars")
             show_curves(page)
             page.screenshot(path=FOLDER / "custom_scalars.png")
-            page = open_page(browser, address, "images", height=930)
+            page = open_page(browser, address, "images", height=1000)
             show_images(page, "confusion/val", "norms/eval_gap", "norms/gradient_norm", "norms/input_std")
             page.screenshot(path=FOLDER / "images.png")
 
