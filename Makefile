@@ -1,4 +1,5 @@
 PYTHON ?= python3
+JOBS ?= 1
 BIN := .venv/bin
 # Made last, so that an installation that was interrupted is begun again.
 INSTALLED := .venv/installed
@@ -27,8 +28,15 @@ check: setup  ## lint and types alone
 capabilities: setup  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
 
-pictures: setup  ## take docs/pictures of TensorBoard with Chromium
+pictures: setup  ## draw docs/pictures, TensorBoard's with Chromium
 	$(BIN)/python -m tests.pictures
+	$(BIN)/python docs/axes.py
+
+study-%: setup  ## run a study of configs/studies, JOBS=2 runs at once, and put its table and figure into docs/studies
+	$(BIN)/python compare.py --study configs/studies/$*.yaml --jobs $(JOBS)
+	mkdir -p docs/studies
+	cp runs/compare/$*/chart.png docs/studies/$*.png
+	sed 's/(chart\.png)/($*.png)/' runs/compare/$*/table.md > docs/studies/$*.md
 
 bench: setup  ## measure speed and memory, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks

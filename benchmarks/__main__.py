@@ -27,6 +27,7 @@ PARTS = {
     "Time against size": "benchmarks.growth --threads 1",
     "Whole training steps, and time against depth": "benchmarks.steps --threads 2",
     "The training loop": "benchmarks.training --rounds 3 --steps 12",
+    "From nothing to a test accuracy on Fashion-MNIST": "benchmarks.training --whole-runs",
     "Cold start": "benchmarks.cold_start --rounds 2",
     "Statistics of norms in TensorBoard": "benchmarks.norm_statistics",
     "Padding": "benchmarks.padding",
