@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands import QUIET, REPOSITORY, run_here
+from tests.commands import PLAIN, REPOSITORY, run_here
 from tests.standins import use_standins
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((REPOSITORY / "configs").glob("*.yaml"))}
@@ -19,7 +19,7 @@ def test_config_trains_and_tests(name: str, monkeypatch: pytest.MonkeyPatch, tmp
     data = use_standins(monkeypatch, tmp_path)[FILES[name]["data"]["class_path"]]
     flags = [f"--data.{option}={value}" for option, value in {**data, "batch_size": 16}.items()]
     overlay = "configs/debug.yaml"
-    run_here(monkeypatch, tmp_path, "fit", f"--config=configs/{name}.yaml", f"--config={overlay}", *flags, *QUIET)
+    run_here(monkeypatch, tmp_path, "fit", f"--config=configs/{name}.yaml", f"--config={overlay}", *flags, *PLAIN)
     folder = tmp_path / "runs/debug/version_0"
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert (folder / "config.yaml").is_file()
@@ -28,7 +28,7 @@ def test_config_trains_and_tests(name: str, monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlay_applies_to_a_config(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = [f"--config=configs/{each}.yaml" for each in ("digits", name, "debug")]
-    run_here(monkeypatch, tmp_path, "fit", *files, "--trainer.devices=1", *QUIET)
+    run_here(monkeypatch, tmp_path, "fit", *files, "--trainer.devices=1", *PLAIN)
     saved = yaml.safe_load((tmp_path / "runs/debug/version_0/config.yaml").read_text())
     for option, value in FILES[name]["trainer"].items():
         assert option == "devices" or saved["trainer"][option] == value
@@ -39,7 +39,7 @@ def test_fsdp_asks_for_a_gpu(
 ) -> None:
     files = [f"--config=configs/{each}.yaml" for each in ("digits", "fsdp")]
     with pytest.raises(SystemExit, match="2"):
-        run_here(monkeypatch, tmp_path, "fit", *files, "--trainer.accelerator=cpu", *QUIET)
+        run_here(monkeypatch, tmp_path, "fit", *files, "--trainer.accelerator=cpu", *PLAIN)
     assert "error: The strategy `fsdp` requires a GPU accelerator" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from src.norms import NORMS
-from tests.commands import QUIET, REPOSITORY, run_here
+from tests.commands import PLAIN, REPOSITORY, run_here
 from tests.compare.commands import compare_here
 from tests.standins import use_standins
 
@@ -60,7 +60,7 @@ def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     data = [f"--data.{option}={value}" for option, value in {**standins[name], "batch_size": 16}.items()]
     given = {argument.split("=")[0] for argument in arguments}
     data = [flag for flag in data if flag.split("=")[0] not in given]
-    few = ["--config", "configs/debug.yaml", *data, *QUIET]
+    few = ["--config", "configs/debug.yaml", *data, *PLAIN]
     # A user's own files, under the names that the documents use.
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/images").symlink_to(tmp_path / "images")
@@ -95,7 +95,7 @@ def test_benchmarks(command: str) -> None:
 @pytest.mark.parametrize("command", commands("tensorboard "))
 def test_tensorboard(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = ["--config=configs/digits.yaml", "--config=configs/debug.yaml"]
-    run_here(monkeypatch, tmp_path, "fit", *files, *QUIET)
+    run_here(monkeypatch, tmp_path, "fit", *files, *PLAIN)
     program = str(Path(sys.executable).with_name("tensorboard"))
     done = subprocess.run(
         [program, *shlex.split(command)[1:], "--inspect"], cwd=tmp_path, capture_output=True, text=True

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.commands import QUIET, REPOSITORY
+from tests.commands import PLAIN, REPOSITORY
 
 LAUNCHERS = {"lightning": [], "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]}
 TWO = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2"]
-RUN = ["fit", "--config=configs/digits.yaml", "--model.width=8", "--trainer.logger=false", *TWO, *QUIET]
+RUN = ["fit", "--config=configs/digits.yaml", "--model.width=8", "--trainer.logger=false", *TWO, *PLAIN]
 PATIENCE = 240
 """Seconds until a test gives up: far below what the processes would wait for without a `--timeout`."""
 
@@ -129,7 +129,7 @@ def test_a_killed_process_ends_the_others(launcher: str, rank: int, tmp_path: Pa
 @pytest.mark.parametrize(
     ("launcher", "rank", "how"),
     [
-        ("lightning", 1, "hang"),
+        pytest.param("lightning", 1, "hang", marks=slow),
         pytest.param("lightning", 0, "hang", marks=slow),
         pytest.param("lightning", 1, "stop", marks=slow),
         pytest.param("lightning", 0, "stop", marks=slow),

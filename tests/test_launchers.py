@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import QUIET, REPOSITORY, run_here
+from tests.commands import PLAIN, REPOSITORY, run_here
 
 STEPS = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1"]
 DATA = ["--config=configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", "--trainer.precision=64-true"]
-TRAIN = ["fit", *DATA, *STEPS, *QUIET]
+TRAIN = ["fit", *DATA, *STEPS, *PLAIN]
 DDP = ["--config=configs/ddp.yaml", "--trainer.accelerator=cpu", "--trainer.sync_batchnorm=true"]
 FOUR = [*DDP, "--trainer.num_nodes=2", "--trainer.devices=2", "--data.batch_size=16"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from src.cli.agreement import disagreements
 from src.norms.families import BatchNorm
-from tests.commands import QUIET, error_of, run_here, run_process
+from tests.commands import PLAIN, error_of, run_here, run_process
 
 NORMS = (
     "BatchNorm, DynamicTanh, GroupNorm, Identity, InstanceNorm, LayerNorm, RMSNorm, TorchBatchNorm, TorchGroupNorm, "
@@ -206,7 +206,7 @@ def test_a_checkpoint_of_another_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     files = "--config=configs/digits.yaml --config=configs/debug.yaml"
-    run_here(monkeypatch, tmp_path, "fit", *files.split(), *QUIET)
+    run_here(monkeypatch, tmp_path, "fit", *files.split(), *PLAIN)
     head = (
         "error: the checkpoint runs/debug/version_0/checkpoints/best.ckpt does not fit the command (it was made with "
         "--config runs/debug/version_0/config.yaml)\n  "
@@ -224,7 +224,7 @@ def test_a_checkpoint_of_another_model(
 
     # What cannot change the weights wins; in a resumed training the recipe cannot change under the optimizer's state.
     free = ["--model.recipe.lr=0.5", "--model.channels_last=true"]
-    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *QUIET)
+    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *PLAIN)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
     assert shown.endswith("recipe.lr: the checkpoint has 0.03, the command asks for 0.5")
 

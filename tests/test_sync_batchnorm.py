@@ -13,7 +13,7 @@ from src.cli.layer_sync import SyncNorms, check_sync
 from src.models import ImageClassifier
 from src.norms import NORMS, SyncBatchNorm, synchronize
 from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm
-from tests.commands import QUIET, run_here, run_process
+from tests.commands import PLAIN, run_here, run_process
 from tests.errors import error_is
 
 STEPS = [
@@ -22,7 +22,7 @@ STEPS = [
     "--trainer.log_every_n_steps=2",
     "--trainer.precision=64-true",
 ]
-TRAIN = ["fit", "--config", "configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", *STEPS, *QUIET]
+TRAIN = ["fit", "--config", "configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", *STEPS, *PLAIN]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
