@@ -13,8 +13,9 @@ from src.compare.layout import ACCURACY, MEASURES, FigureSpec
 
 def write_figure(path: Path, rows: Sequence[Row], spec: FigureSpec, measures: Sequence[str]) -> None:
     """Means over the seeds with their lowest and highest values; where no run finished, nothing: a PNG."""
+    measures = spec.measures or ([*measures] if spec.x == MEASURES else [ACCURACY, *measures])
     if spec.panels == MEASURES:
-        panels = [ACCURACY, *measures]
+        panels = [*measures]
     else:
         panels = list(dict.fromkeys(row.arm.labels[spec.panels] for row in rows)) if spec.panels else [""]
     figure = Figure(figsize=(1.5 + 4.5 * len(panels), 4.2), layout="constrained")
@@ -45,7 +46,10 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], spec: FigureSpec, y: str, measu
         axes.plot(xs, means, color=color, linestyle=style, marker="o", markersize=4, label=label)
         lows, highs = [min(values) for _, values in points], [max(values) for _, values in points]
         axes.fill_between(xs, lows, highs, color=color, alpha=0.15, linewidth=0)
-    axes.set_xticks(range(len(places)), places, rotation=20 if spec.x == MEASURES else 0)
+    axes.set_xticks(range(len(places)), places)
+    if spec.x == MEASURES:
+        for tick in axes.get_xticklabels():
+            tick.set(rotation=20, ha="right")
     axes.set_xlabel("" if spec.x == MEASURES else spec.x)
     axes.grid(alpha=0.3)
     if spec.log:

@@ -18,6 +18,7 @@ class FigureSpec:
         lines: an axis of the grid, each value a line.
         panels: an axis of the grid, or `measures`, each a panel.
         y: the measure that is drawn where the measures are no axis.
+        measures: which of them the axis has; null: all.
         log: a logarithmic scale for y.
     """
 
@@ -25,6 +26,7 @@ class FigureSpec:
     lines: str | None = None
     panels: str | None = None
     y: str = ACCURACY
+    measures: list[str] | None = None
     log: bool = False
 
     def check(self, axes: Sequence[Axis], measures: Sequence[str]) -> None:
@@ -33,8 +35,11 @@ class FigureSpec:
         for part, known in (("x", [*names, MEASURES]), ("lines", names), ("panels", [*names, MEASURES])):
             if (value := getattr(self, part)) is not None and value not in known:
                 raise ValueError(f"figure.{part}={value}: expected one of {', '.join(known)}")
-        if self.y not in (ACCURACY, *measures):
-            raise ValueError(f"figure.y={self.y}: expected one of {', '.join((ACCURACY, *measures))}")
-        absent = [axis.name for axis in axes if len(axis.values) > 1 and axis.name not in vars(self).values()]
+        for name in (self.y, *(self.measures or ())):
+            if name not in (ACCURACY, *measures):
+                raise ValueError(f"figure shows '{name}': expected one of {', '.join((ACCURACY, *measures))}")
+        absent = [
+            axis.name for axis in axes if len(axis.values) > 1 and axis.name not in (self.x, self.lines, self.panels)
+        ]
         if absent:
             raise ValueError(f"figure: it does not say where {' and '.join(absent)} stand: x, lines or panels")

@@ -189,14 +189,16 @@ def write_report(
     write_runs_csv(output / "runs.csv", rows)
     if options.figure:
         write_figure(output / "chart.png", rows, options.figure, further)
+        chart = "Means over the seeds, from the lowest to the highest"
     else:
         write_chart(output / "chart.png", rows, output.name)
+        chart = "Validation accuracy by epoch, and test accuracy of each seed"
     machines = "; ".join(sorted({run.state.hardware for run in runs if run.state.hardware}))
     parts = [
         f"# {output.name}",
         as_markdown(header, lines),
         explanation(baseline, options.seeds),
-        "![Validation accuracy by epoch, and test accuracy of each seed](chart.png)",
+        f"![{chart}](chart.png)",
         f"`{command}`, seeds 0 to {options.seeds - 1}; {counted(runs[0].job.threads, 'thread')} each, "
         f"on {machines}; {software()}.",
     ]

@@ -119,7 +119,7 @@ def test_measures_stand_in_the_table_and_the_figure(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         (FigureSpec(x="epoch"), "figure.x=epoch: expected one of norm, batch_size, measures"),
-        (FigureSpec(x="norm", y="loss"), "figure.y=loss: expected one of test accuracy, gap"),
+        (FigureSpec(x="norm", y="loss"), "figure shows 'loss': expected one of test accuracy, gap"),
         (FigureSpec(x="norm"), "figure: it does not say where batch_size stand: x, lines or panels"),
     ],
 )
