@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.commands import PLAIN, REPOSITORY
+from tests.commands import QUIET, REPOSITORY
 
 
 class Done(NamedTuple):
@@ -47,7 +47,7 @@ def start(rank: int, world_size: int, port: int, arguments: list[str]) -> int:
             os.dup2(log.fileno(), 2)
         os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "MASTER_PORT": str(port)}
         devices = [f"--trainer.devices={world_size}", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
-        sys.argv = ["train.py", *arguments, *devices, "--timeout=60", *PLAIN]
+        sys.argv = ["train.py", *arguments, *devices, "--timeout=60", *QUIET]
         train.main()
         code = 0
     except SystemExit as stopped:

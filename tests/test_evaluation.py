@@ -17,7 +17,7 @@ from tests.ranks import Ranks
 # 271 images to test: 136 and 135, or 91, 90 and 90, for each process; in batches of 45 the first has one batch more.
 # 229 to validate: 115 and 114, in batches of 38 the same.
 SPLITS = ["--data.test_fraction=0.1506", "--data.val_fraction=0.12743"]
-DIGITS = ["--config=configs/digits.yaml", "--model.width=8", "--data.crop_padding=0", *SPLITS]
+DIGITS = ["--config=configs/digits.yaml", "--model.width=8", "--data.crop_padding=0", *SPLITS, *PLAIN]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=8", "--data.batch_size=38"]
 BEST = "runs/digits/version_0/checkpoints/best.ckpt"
 NUM_TEST = 271
@@ -52,7 +52,7 @@ def test_each_number_of_processes_gives_the_same_test_scores(
     jobs: tuple[Path, dict[str, Done]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, done = jobs
-    run_here(monkeypatch, folder, "test", *DIGITS, "--data.batch_size=45", "--ckpt_path=best", *PLAIN)
+    run_here(monkeypatch, folder, "test", *DIGITS, "--data.batch_size=45", "--ckpt_path=best")
     one = scores(capsys.readouterr().out)
     assert set(one) == {"test/loss", "test/accuracy", "test/f1"}
     right = one["test/accuracy"] * NUM_TEST
@@ -72,7 +72,7 @@ def test_validation_during_training_is_that_of_the_checkpoint(
     folder, done = jobs
     assert done["fit"].codes == [0, 0], done["fit"].shown
     logged = EventAccumulator(str(folder / "runs/digits/version_0")).Reload()
-    run_here(monkeypatch, folder, "validate", *DIGITS, "--ckpt_path=best", *PLAIN)
+    run_here(monkeypatch, folder, "validate", *DIGITS, "--ckpt_path=best")
     for name, value in scores(capsys.readouterr().out).items():
         assert logged.Scalars(name)[0].value == pytest.approx(value, rel=1e-5), name
 
@@ -89,7 +89,7 @@ def test_predictions_of_several_processes_are_in_the_datas_order(
             return list(csv.DictReader(file))
 
     several = rows()
-    run_here(monkeypatch, folder, "predict", *DIGITS, "--ckpt_path=best", *PLAIN)
+    run_here(monkeypatch, folder, "predict", *DIGITS, "--ckpt_path=best")
     one = rows()
     assert len(one) == NUM_TEST
     assert [(row["sample"], row["class"]) for row in several] == [(row["sample"], row["class"]) for row in one]

@@ -369,7 +369,7 @@ FEW = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4", "--data.batc
 FEW += ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--norm_statistics.every_n_steps=2"]
 
 
-@pytest.mark.parametrize("sync", ["false", "true"])
+@pytest.mark.parametrize("sync", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_two_processes(tmp_path: Path, sync: str) -> None:
     """The first one logs; what they do together is the same with and without, and none waits for the other."""
     command = ["fit", "--config=configs/digits.yaml", *FEW, f"--trainer.sync_batchnorm={sync}"]

@@ -156,7 +156,12 @@ def test_weights_after_several_steps(ranks: Ranks, kind: type[Images | Texts], w
         assert_one_process(ranks(world_size, train_share, kind, dtype, "plain"), expected, relative)
 
 
-@pytest.mark.parametrize("variation", [name for name in VARIATIONS if name != "plain"])
+SLOW = {"compile": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "variation", [pytest.param(name, marks=SLOW.get(name, ())) for name in VARIATIONS if name != "plain"]
+)
 def test_ways_of_training(ranks: Ranks, variation: str) -> None:
     found = ranks(2, train_share, Images, torch.float64, variation)
     model, data = build(Images, "TorchBatchNorm", torch.float64), batches(Images, torch.float64)
