@@ -29,6 +29,7 @@ _PR_SET_PDEATHSIG = 1
 _TIMED_OUT = "timed? ?out"
 _OF_THE_CONNECTION = f"connection (was )?(closed|reset|refused)|broken pipe|remote process exited|{_TIMED_OUT}"
 _last_word = threading.Lock()  # whoever has it ends this process
+_asked_to_end = threading.Event()
 
 
 def end_with_launcher() -> None:
@@ -80,6 +81,9 @@ def _speak(error: Exception) -> NoReturn:
     of_the_connection = isinstance(error, RuntimeError) and re.search(_OF_THE_CONNECTION, str(error), re.IGNORECASE)
     timed_out = of_the_connection and re.search(_TIMED_OUT, str(error), re.IGNORECASE)
     if of_the_connection:
+        if _asked_to_end.is_set():  # by a launcher that knows which process failed first
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
         yield_to_others()
     with _last_word:
         get_error_handler().record_exception(error)  # torchrun's summary quotes the earliest one
@@ -162,5 +166,6 @@ def end_between_steps(trainer: "Trainer") -> None:
         if launcher is not None and not connector.received_sigterm:
             launcher.kill(signum)
         connector.received_sigterm = True
+        _asked_to_end.set()
 
     connector._sigterm_notifier_fn = note  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 class Fail(Callback):
     """Has one process raise, be killed, or never come to what the others wait for, in the second training batch."""
 
-    def __init__(self, rank: int, how: Literal["raise", "mistake", "kill", "hang", "stop"]):
+    def __init__(self, rank: int, how: Literal["raise", "mistake", "kill", "hang", "stop", "end"]):
         self.rank = rank
         self.how = how
 
@@ -25,6 +25,9 @@ class Fail(Callback):
             raise MisconfigurationException(f"a mistake, of process {self.rank}")
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "end":  # as a launcher has it end, which has seen another process fail
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("third_party/gloo: Connection reset by peer")
         if self.how == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(3600)

@@ -49,6 +49,17 @@ def wait_until(done: Callable[[], object]) -> bool:
     return bool(done())
 
 
+def ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM, which the trainer notes from the start of the first epoch on."""
+
+    def notes() -> bool:
+        caught = re.search(r"SigCgt:\t(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+        return bool(caught and int(caught[1], 16) >> signal.SIGTERM - 1 & 1)
+
+    assert wait_until(notes)
+    process.terminate()
+
+
 def end(
     folder: Path, launcher: str, *arguments: str, interfere: Callable[[subprocess.Popen[bytes]], None] | None = None
 ) -> Ended:
@@ -126,6 +137,13 @@ def test_a_killed_process_ends_the_others(launcher: str, rank: int, tmp_path: Pa
         assert re.search(r"\nerror: process 1 \(PID \d+\) was ended by SIGKILL\n$", shown)
 
 
+def test_a_process_that_is_ended_for_another_is_silent(tmp_path: Path) -> None:
+    code, shown = end(tmp_path, "lightning", *failing(1, "end"))
+    assert code == 128 + signal.SIGTERM
+    assert "third_party/gloo" not in shown
+    assert re.search(r"\nerror: process 1 \(PID \d+\) was ended by SIGTERM\n$", shown)
+
+
 @pytest.mark.parametrize(
     ("launcher", "rank", "how"),
     [
@@ -158,7 +176,7 @@ def test_no_process_outlives_what_started_it(launcher: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("sync", ["false", "true"])
 def test_a_run_that_is_asked_to_end_has_failed(sync: str, tmp_path: Path) -> None:
     arguments = ["--trainer.max_epochs=1000", f"--trainer.sync_batchnorm={sync}"]
-    code, _ = end(tmp_path, "lightning", *arguments, interfere=lambda process: process.terminate())
+    code, _ = end(tmp_path, "lightning", *arguments, interfere=ask_to_end)
     assert code == 128 + signal.SIGTERM
 
 
