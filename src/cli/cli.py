@@ -26,6 +26,7 @@ from src.callbacks import (
     BatchSizeSummary,
     EvaluationPictures,
     FiniteLoss,
+    GPUMemory,
     NormStatistics,
     ProgressBar,
     SamplesPerSecond,
@@ -140,7 +141,7 @@ class TrainCLI(LightningCLI):
         logger = self._default_logger() if options.logger is None else options.logger
         callbacks: list[Callback] = as_list(options.callbacks)
         if self.subcommand == "fit":
-            callbacks += [SamplesPerSecond(), BatchSizeSummary(), FiniteLoss()]
+            callbacks += [SamplesPerSecond(), GPUMemory(), BatchSizeSummary(), FiniteLoss()]
             if logger:
                 callbacks.append(LearningRateMonitor(logging_interval="step"))
         if options.enable_progress_bar is not False and not any(isinstance(c, AnyProgressBar) for c in callbacks):

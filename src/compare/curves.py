@@ -55,6 +55,8 @@ class Measures:
     val_accuracy: dict[int, float] = field(default_factory=dict)
     """By epoch, counted from 1."""
 
+    peak_gpu_memory_mib: float | None = None
+
     further: dict[str, float] = field(default_factory=dict)
     """What a study asks for, by its name."""
 
@@ -85,11 +87,13 @@ def measure(curves: Curves, target: float | None = None, further: Mapping[str, s
     val = [(epochs[step], seconds, value) for step, seconds, value in curves.get("val/accuracy", [])]
     reached = next((point for point in val if target is not None and point[2] >= target), None)
     step_seconds = [value for _, _, value in curves.get("train/seconds_per_step", [])]
+    gpu_memory = [value for _, _, value in curves.get("train/peak_gpu_memory_mib", [])]
     return Measures(
         test_accuracy=next((value for _, _, value in curves.get("test/accuracy", [])), None),
         epochs_to_target=reached and reached[0],
         seconds_to_target=reached and reached[1],
         ms_per_step=1000 * statistics.median(step_seconds) if step_seconds else None,
+        peak_gpu_memory_mib=max(gpu_memory, default=None),
         val_accuracy={epoch: value for epoch, _, value in val},
         further=read_further(curves, further or {}),
     )

@@ -54,7 +54,8 @@ def table(
         header.append(f"difference from {baseline.name} [95% interval]")
     if target is not None:
         header += [f"epochs to {target:g}", f"seconds to {target:g}"]
-    header += [*further, "ms per step", "peak memory, MiB", "runs"]
+    on_gpu = any(row.mean("peak_gpu_memory_mib") for row in rows)
+    header += [*further, "ms per step", "peak memory, MiB", *["peak GPU memory, MiB"] * on_gpu, "runs"]
     lines = []
     for row in rows:
         line = [*(row.arm.labels.values() or [row.arm.name]), plus_minus(row.mean("test_accuracy"), 4)]
@@ -65,7 +66,8 @@ def table(
             line.append(plus_minus(row.mean("epochs_to_target"), 1, out_of=runs))
             line.append(plus_minus(row.mean("seconds_to_target"), 1, out_of=runs))
         line += [significant(estimate(list(row.values(name).values()))) for name in further]
-        line += [plus_minus(row.mean("ms_per_step"), 1), plus_minus(row.peak_memory, 0, 1 / MIB), counts(row)]
+        line += [plus_minus(row.mean("ms_per_step"), 1), plus_minus(row.peak_memory, 0, 1 / MIB)]
+        line += [*[plus_minus(row.mean("peak_gpu_memory_mib"), 0)] * on_gpu, counts(row)]
         lines.append(line)
     return header, lines
 
@@ -77,7 +79,7 @@ def as_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Sequence[str] = ()) -> None:
     """One line for each arm, numbers alone."""
-    measures = ["test_accuracy", "ms_per_step"]
+    measures = ["test_accuracy", "ms_per_step", "peak_gpu_memory_mib"]
     measures += [] if target is None else ["epochs_to_target", "seconds_to_target"]
     lines = []
     for row in rows:
@@ -110,6 +112,7 @@ def write_runs_csv(path: Path, rows: Sequence[Row]) -> None:
                     "epochs_to_target": found.epochs_to_target,
                     "seconds_to_target": found.seconds_to_target,
                     "ms_per_step": found.ms_per_step,
+                    "peak_gpu_memory_mib": found.peak_gpu_memory_mib,
                     **found.further,
                     "peak_memory_bytes": state.peak_memory,
                     "error": state.error,
@@ -138,7 +141,7 @@ def explanation(baseline: Baseline | None, num_seeds: int) -> str:
             "the interval is Student's t (95%, each for itself), and one that holds 0 shows no difference."
         )
     lines.append(
-        "ms per step: median of a run's logged steps. Peak memory: of the process on the host, without a GPU's. "
+        "ms per step: median of a run's logged steps. Peak memory: of the process on the host; a GPU's is apart. "
         "Diverged: a loss was not finite."
     )
     return " ".join(lines)

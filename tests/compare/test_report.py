@@ -60,6 +60,16 @@ def test_the_table_pairs_arms_that_differ_in_the_norm_alone() -> None:
     assert found["A", "16"]["peak memory, MiB"] == "1024 ± 0"
 
 
+def test_a_gpus_memory_has_a_column_where_a_run_had_one() -> None:
+    arms = make_arms(make_axes({"model.norm": "A,B"}), {})
+    runs = [make_run("A", 0, 0.9), make_run("B", 0, 0.9)]
+    assert "peak GPU memory, MiB" not in table(make_rows(arms, runs, None), None, None)[0]
+    runs[1] = replace(runs[1], measures=replace(runs[1].measures, peak_gpu_memory_mib=512.4))
+    header, lines = table(make_rows(arms, runs, None), None, None)
+    column = header.index("peak GPU memory, MiB")
+    assert [line[column] for line in lines] == ["–", "512"]  # noqa: RUF001
+
+
 def test_what_did_not_finish_is_counted_and_in_no_mean() -> None:
     row = make_table(None)["B", "64"]
     assert row["test accuracy"] == "0.4000"
