@@ -66,6 +66,9 @@ class ClassificationData(LightningDataModule):
     kind: ClassVar[str | None] = None
     """What its inputs are, as a model's `reads` has it: images, texts, tables or volumes. None: anything."""
 
+    bucketing = True
+    """Whether samples of similar length share a batch, where samples differ in it."""
+
     def __init__(
         self,
         class_names: Sequence[str],
@@ -129,7 +132,7 @@ class ClassificationData(LightningDataModule):
             rank=shares["rank"],
             world_size=shares["num_replicas"],
             # Predictions come in the order of the inputs.
-            lengths=None if split == "predict" else dataset.lengths,
+            lengths=dataset.lengths if self.bucketing and split != "predict" else None,
         )
         return DataLoader(
             dataset,

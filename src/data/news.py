@@ -36,6 +36,7 @@ class News(TextData):
         vocab_size: entries of the tokenizer that is trained on the training split.
         max_length: tokens of a text that are kept, [CLS] and [SEP] included.
         token_dropout: in training, the share of a text's tokens that is left out, others in each epoch.
+        bucketing: have texts of similar length share a batch; without it there is more padding.
         tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
             trains one.
         batch_size: samples per batch and process.
@@ -53,6 +54,7 @@ class News(TextData):
         vocab_size: int = 8192,
         max_length: int = 256,
         token_dropout: float = 0.0,
+        bucketing: bool = True,
         tokenizer: str | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -65,6 +67,7 @@ class News(TextData):
             vocab_size=vocab_size,
             max_length=max_length,
             token_dropout=token_dropout,
+            bucketing=bucketing,
             tokenizer=tokenizer,
             batch_size=batch_size,
             num_workers=num_workers,

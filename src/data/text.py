@@ -99,15 +99,16 @@ class TokenDataset(BatchDataset):
 class TextData(ClassificationData):
     """Texts in batches: a dict of `input_ids` and `attention_mask`, (B, T) int64, and labels (B,).
 
-    Texts become ids once, and the ids are cached in `root/cache`. In training and evaluation, texts of similar
-    length share a batch, which leaves little padding. In training a share of each text's tokens may be left out, others
-    in each epoch ("word dropout" of https://aclanthology.org/P15-1162). A subclass gives its texts in `load`.
+    Texts become ids once, and the ids are cached in `root/cache`. In training a share of each text's tokens may be
+    left out, others in each epoch ("word dropout" of https://aclanthology.org/P15-1162). A subclass gives its texts in
+    `load`.
 
     Args:
         class_names: the classes in the order of their labels.
         vocab_size: entries of the tokenizer that is trained on the training split.
         max_length: tokens of a text that are kept, [CLS] and [SEP] included.
         token_dropout: in training, the share of a text's tokens that is left out.
+        bucketing: have texts of similar length share a batch; without it there is more padding.
         tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`.
         batch_size: samples per batch and process.
         num_workers: loader processes per process.
@@ -125,6 +126,7 @@ class TextData(ClassificationData):
         vocab_size: int,
         max_length: int,
         token_dropout: float,
+        bucketing: bool,
         tokenizer: str | None,
         batch_size: int,
         num_workers: int,
@@ -146,6 +148,7 @@ class TextData(ClassificationData):
             )
         self.max_length = max_length
         self.token_dropout = token_dropout
+        self.bucketing = bucketing
         self._pretrained = None if tokenizer is None else load_pretrained(tokenizer)
         # Taken at once: encoding leaves traces in a pretrained tokenizer's files.
         self._pretrained_identity = None if self._pretrained is None else pretrained_identity(self._pretrained)

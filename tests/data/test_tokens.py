@@ -209,6 +209,21 @@ def test_vocabulary_or_length_too_small(tmp_path: Path) -> None:
         assert str(error.value) == f"{name}={value}: expected {least} or more. Set --data.{name}."
 
 
+def test_without_bucketing_texts_come_whatever_their_lengths(tmp_path: Path) -> None:
+    def orders(**changes: Any) -> list[list[int]]:
+        data = set_up(tmp_path, batch_size=4, val_fraction=0.5, **changes)
+        return [
+            [row for batch in loader.sampler for row in batch]
+            for loader in (data.train_dataloader(), data.val_dataloader())
+        ]
+
+    train, val = orders(bucketing=False)
+    bucketed_train, bucketed_val = orders()
+    assert val == list(range(len(val))) == sorted(bucketed_val) != bucketed_val
+    assert train != sorted(train)
+    assert train != bucketed_train
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_token_dropout_is_a_share(tmp_path: Path, share: float) -> None:
     with pytest.raises(DataError) as error:
