@@ -246,9 +246,10 @@ def checkpoints(folder: Path | None) -> list[Callback]:
 
     Two of them, since `save_last` saves only when a new best is saved, and a run that was killed would go back to that.
     The best is by loss: on a small validation split many epochs share one accuracy, and it would be the first of them.
+    The last is always of an epoch's end, whenever validation runs: what the epoch adds up is in no checkpoint.
     """
     best = ModelCheckpoint(folder, "best", monitor="val/loss", mode="min", enable_version_counter=False)
-    return [best, ModelCheckpoint(folder, "last", enable_version_counter=False)]
+    return [best, ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)]
 
 
 def tensorboard_command() -> str:

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from src.compare.comparison import Row, accuracies
+from src.compare.comparison import Row
+from src.compare.layout import ACCURACY
 from src.compare.statistics import estimate
 
 # Okabe and Ito's palette without yellow, which is faint on white; beyond it, lines change their style.
@@ -45,7 +46,7 @@ def draw_curves(axes: Axes, rows: Sequence[Row]) -> None:
 def draw_results(axes: Axes, rows: Sequence[Row]) -> None:
     """Test accuracy: a point for each seed, and the mean with its 95% interval."""
     for index, row in enumerate(rows):
-        values = list(accuracies(row.runs).values())
+        values = list(row.values(ACCURACY).values())
         found, (color, _) = estimate(values), looks(index)
         axes.plot(values, [index - 0.18] * len(values), "o", color=color, markersize=4, alpha=0.6, linestyle="none")
         if found:

@@ -1,6 +1,5 @@
 """The runs' options, checked and completed by train.py's own parser before anything runs."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from src.cli import TrainCLI
+
+WHICH_RUN = ("config", "experiment", "ckpt_path")
 
 
 class FitParser(TrainCLI):
@@ -28,12 +29,12 @@ class FitParser(TrainCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
     def resolve(self, flags: Sequence[str]) -> dict[str, Any]:
-        """All options of `train.py fit FLAGS`, without those that say where the run lies.
+        """All options of `train.py fit FLAGS`, without those that say which run it is.
 
         A mistake ends the program as it ends train.py.
         """
         parser = self._subcommand_parsers["fit"]
         config = parser.parse_args(list(flags))
         dumped = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
-        options: dict[str, Any] = yaml.safe_load(re.sub(r"(?m)\A#.*\n", "", dumped))
-        return {part: options[part] for part in ("seed_everything", "trainer", "model", "data")}
+        options: dict[str, Any] = yaml.safe_load(dumped)
+        return {name: value for name, value in options.items() if name not in WHICH_RUN}

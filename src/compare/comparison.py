@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.compare.curves import Measures, measure, read_scalars
-from src.compare.grid import Arm, Axis
+from src.compare.grid import Arm, Axis, label_of
 from src.compare.layout import ACCURACY
 from src.compare.run import Job, State, version_of
 from src.compare.statistics import Estimate, estimate, paired_difference
@@ -40,14 +40,19 @@ class Baseline:
         return {**arm.labels, self.axis: self.value}
 
 
-def choose_baseline(axes: Sequence[Axis], asked: str | None) -> Baseline | None:
+def choose_baseline(axes: Sequence[Axis], asked: str | None = "") -> Baseline | None:
     """The first value of the first axis that has several, or the one that was asked for; None for a single arm.
+
+    Args:
+        axes: of the grid.
+        asked: the label of a value, or None for that of null; empty: none was asked for.
 
     Raises:
         ValueError: no axis has the value asked for, or several have.
     """
-    if asked is None:
+    if asked == "":
         return next((Baseline(axis.name, axis.labels[0]) for axis in axes if len(axis.values) > 1), None)
+    asked = label_of(asked)
     found = [Baseline(axis.name, asked) for axis in axes if asked in axis.labels]
     if len(found) != 1:
         values = ", ".join(label for axis in axes for label in axis.labels)
@@ -62,7 +67,7 @@ class Row:
 
     arm: Arm
     runs: Sequence[Run]
-    baseline: Sequence[Run] | None
+    baseline: "Row | None" = None
     """The arm that it is compared with; None for the baseline itself."""
 
     @property
@@ -76,34 +81,31 @@ class Row:
 
     def values(self, name: str) -> dict[int, float]:
         """By seed, of the runs that finished: test accuracy, or what the study asks for beyond the usual."""
-        if name == ACCURACY:
-            return accuracies(self.runs)
-        return {r.job.seed: r.measures.further[name] for r in self.finished if name in r.measures.further}
+        found = {
+            run.job.seed: run.measures.test_accuracy if name == ACCURACY else run.measures.further.get(name)
+            for run in self.finished
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
 
     @property
     def peak_memory(self) -> Estimate | None:
-        return estimate([float(run.state.peak_memory) for run in self.finished])
+        return estimate([float(run.state.peak_memory) for run in self.finished if run.state.peak_memory])
 
     @property
     def difference(self) -> Estimate | None:
         """In test accuracy, from the baseline's run of the same seed."""
-        return None if self.baseline is None else paired_difference(accuracies(self.runs), accuracies(self.baseline))
+        if self.baseline is None:
+            return None
+        return paired_difference(self.values(ACCURACY), self.baseline.values(ACCURACY))
 
     def count(self, status: str) -> int:
         return sum(run.state.status == status for run in self.runs)
 
 
-def accuracies(runs: Sequence[Run]) -> dict[int, float]:
-    """Test accuracy by seed, of the runs that finished."""
-    finished = [run for run in runs if run.state.status == "finished"]
-    return {run.job.seed: run.measures.test_accuracy for run in finished if run.measures.test_accuracy is not None}
-
-
 def make_rows(arms: Sequence[Arm], runs: Sequence[Run], baseline: Baseline | None) -> list[Row]:
-    by_arm = {arm.name: [run for run in runs if run.job.arm == arm.name] for arm in arms}
-    names = {tuple(arm.labels.items()): arm.name for arm in arms}
-    rows = []
-    for arm in arms:
-        other = None if baseline is None else names[tuple(baseline.of(arm).items())]
-        rows.append(Row(arm, by_arm[arm.name], None if other in (None, arm.name) else by_arm[other]))
-    return rows
+    rows = [Row(arm, [run for run in runs if run.job.arm == arm.name]) for arm in arms]
+    if baseline is None:
+        return rows
+    by_labels = {tuple(row.arm.labels.items()): row for row in rows}
+    others = [by_labels[tuple(baseline.of(row.arm).items())] for row in rows]
+    return [Row(row.arm, row.runs, None if other is row else other) for row, other in zip(rows, others, strict=True)]

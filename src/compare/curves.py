@@ -83,8 +83,9 @@ def read_further(curves: Curves, asked: Mapping[str, str]) -> dict[str, float]:
 
 def measure(curves: Curves, target: float | None = None, further: Mapping[str, str] | None = None) -> Measures:
     """The measures of a run with these curves; the time of a step is the median over the logged ones."""
+    # A scalar of the last step can be there before its epoch is.
     epochs = {step: int(value) + 1 for step, _, value in curves.get("epoch", [])}
-    val = [(epochs[step], seconds, value) for step, seconds, value in curves.get("val/accuracy", [])]
+    val = [(epochs[step], seconds, value) for step, seconds, value in curves.get("val/accuracy", []) if step in epochs]
     reached = next((point for point in val if target is not None and point[2] >= target), None)
     step_seconds = [value for _, _, value in curves.get("train/seconds_per_step", [])]
     gpu_memory = [value for _, _, value in curves.get("train/peak_gpu_memory_mib", [])]

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shlex
 import signal
@@ -25,7 +26,7 @@ from src.compare.places import Cluster, run_here
 from src.compare.progress import Watch
 from src.compare.report import as_markdown, explanation, table, write_csv, write_runs_csv
 from src.compare.run import Job, State, load_state
-from src.machine import num_cores, software
+from src.machine import num_cores
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 # After the flags of an arm, which may name callbacks of their own.
@@ -45,6 +46,9 @@ def make_jobs(options: Options, arms: Sequence[Arm], threads: int) -> list[Job]:
     output = Path(str(options.output)).absolute()
     flags = {arm.name: (*configs, *QUIET, *arm.flags, *STOP_WHEN_DIVERGED) for arm in arms}
     complete = {arm.name: parser.resolve(flags[arm.name]) for arm in arms}
+    for one, other in itertools.combinations(complete, 2):
+        if complete[one] == complete[other]:
+            fail(f"'{one}' and '{other}' are the same to train.py: give different values")
     return [
         Job(
             arm=arm.name,
@@ -62,7 +66,12 @@ def make_jobs(options: Options, arms: Sequence[Arm], threads: int) -> list[Job]:
 
 def threads_per_run(cores: int, at_once: int) -> int:
     """OMP_NUM_THREADS where it is set, else an equal share of the cores."""
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // at_once))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # of a list, the threads of the outermost loops
+    if not asked:
+        return max(1, cores // at_once)
+    if not asked.isdecimal() or int(asked) < 1:
+        fail(f"OMP_NUM_THREADS={asked}: expected a number above 0")
+    return int(asked)
 
 
 def stop_on_sigterm() -> None:
@@ -123,6 +132,20 @@ def score(options: Options) -> Callable[[Job, State], str]:
 
 def main() -> None:
     arguments = sys.argv[1:]
+    stop_on_sigterm()
+    try:
+        compare(arguments)
+    except KeyboardInterrupt:
+        stopped(arguments)
+
+
+def stopped(arguments: Sequence[str], where: str = "") -> NoReturn:
+    command = shlex.join(["python", "compare.py", *arguments])
+    print(f"\nStopped{where}. To go on: {command}", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGINT) from None
+
+
+def compare(arguments: list[str]) -> None:
     options = parse(arguments)
     try:
         axes = options.axes()
@@ -147,7 +170,6 @@ def main() -> None:
         states[job.name] = state
         watch.ended(job, state)
 
-    stop_on_sigterm()
     watch = Watch(console, remaining, len(jobs) - len(remaining), score(options))
     try:
         with hold(Path(str(options.output))), watch:
@@ -157,9 +179,7 @@ def main() -> None:
                 run_here(remaining, options.jobs, ended)
     except KeyboardInterrupt:
         done = sum(1 for state in states.values() if state and state.is_over)
-        command = shlex.join(["python", "compare.py", *arguments])
-        print(f"\nStopped with {done} of {len(jobs)} runs done. To go on: {command}", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+        stopped(arguments, f" with {done} of {len(jobs)} runs done")
     runs = [read_run(job, state, options.target, options.measures) for job in jobs if (state := states[job.name])]
     write_report(console, options, arms, runs, baseline, shlex.join(["python", "compare.py", *arguments]))
     failed = [run for run in runs if run.state.status == "failed"]
@@ -194,13 +214,16 @@ def write_report(
         write_chart(output / "chart.png", rows, output.name)
         chart = "Validation accuracy by epoch, and test accuracy of each seed"
     machines = "; ".join(sorted({run.state.hardware for run in runs if run.state.hardware}))
+    threads, software = (
+        sorted({getattr(run.state, name) for run in runs} - {0, ""}) for name in ("threads", "software")
+    )
     parts = [
         f"# {output.name}",
         as_markdown(header, lines),
         explanation(baseline, options.seeds),
         f"![{chart}](chart.png)",
-        f"`{command}`, seeds 0 to {options.seeds - 1}; {counted(runs[0].job.threads, 'thread')} each, "
-        f"on {machines}; {software()}.",
+        f"`{command}`, seeds 0 to {options.seeds - 1}; "
+        f"{' or '.join(counted(count, 'thread') for count in threads)} each, on {machines}; {'; '.join(software)}.",
     ]
     (output / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     for name in ("table.md", "table.csv", "runs.csv", "chart.png"):

@@ -18,6 +18,9 @@ from src.compare.layout import FigureSpec
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 QUICK = REPOSITORY / "configs/debug.yaml"
+TRAIN_PY = "trainer|model|data|norm_statistics|evaluation_pictures|timeout"
+"""What options of train.py begin with."""
+
 OURS = {"seed_everything", "experiment", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger"}
 """Options of train.py that say which run it is, and where it lies."""
 
@@ -42,7 +45,7 @@ class Options:
         measures: further columns of the table, each the name of a TensorBoard scalar, of which it shows the mean over a
             run, or with [-1] the last value: `{eval gap: norms/eval_gap/*, train loss: "train/loss_epoch[-1]"}`.
         figure: draw the means against an axis in place of the usual chart: `{x: lr, lines: init_scale, panels: norm}`.
-        baseline: the value that the others of its axis are compared with; by default the first of the first axis.
+        baseline: the value that the others of its axis are compared with; if empty, the first of the first axis.
         target: a validation accuracy, to count the epochs and seconds until a run reaches it.
         jobs: runs at once on one machine, which share its cores.
         output: a folder; by default runs/compare/ and the name of the study or the configuration.
@@ -52,15 +55,15 @@ class Options:
     """
 
     config: str | list[str]
-    norms: str | list[Any] | None = None
-    batch_sizes: int | str | list[int] | None = None
-    learning_rates: float | str | list[float] | None = None
+    norms: str | list[Any] | None = field(default_factory=list)
+    batch_sizes: int | str | list[int] = field(default_factory=list)
+    learning_rates: float | str | list[float] = field(default_factory=list)
     vary: dict[str, Any] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
     seeds: int = 3
     measures: dict[str, str] = field(default_factory=dict)
     figure: FigureSpec | None = None
-    baseline: str | None = None
+    baseline: str | None = ""
     target: float | None = None
     jobs: int = 1
     output: str | None = None
@@ -73,14 +76,13 @@ class Options:
         return split(self.config)
 
     def axes(self) -> list[Axis]:
-        norms = None if self.norms is None else [parse_norm(value) for value in split(self.norms)]
+        norms = [parse_norm(value) for value in split(self.norms)]
         named = dict(zip(NAMED, (norms, self.batch_sizes, self.learning_rates), strict=True))
-        varied = {option: values for option, values in named.items() if values is not None}
-        check_options([*varied, *self.vary])
+        varied = {option: values for option, values in named.items() if values != []}
+        check_options([*varied, *self.vary, *self.set])
         axes = make_axes({**varied, **self.vary})
         if self.figure:
             self.figure.check(axes, list(self.measures))
-        check_options([*varied, *self.vary, *self.set])
         return axes
 
     def arms(self, axes: Sequence[Axis]) -> list[Arm]:
@@ -96,6 +98,7 @@ class Options:
 
 def check_options(names: Sequence[str]) -> None:
     """Raise a ValueError where an option is given in two places, or is not the user's to set."""
+    names = [name.replace(".init_args.", ".") for name in names]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is given twice: once among norms, batch_sizes, learning_rates, vary and set")
@@ -161,11 +164,13 @@ def _apart(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     own, for_all = [], {}
     remaining = iter(arguments)
     for argument in remaining:
-        if found := re.fullmatch(r"--((?:trainer|model|data)\b[^=]*)(?:=(.*))?", argument, re.DOTALL):
-            value = found[2] if found[2] is not None else next(remaining, None)
+        if found := re.fullmatch(rf"--((?:{TRAIN_PY})\b[^=]*)(?:=(.*))?", argument, re.DOTALL):
+            name, value = found[1], found[2] if found[2] is not None else next(remaining, None)
             if value is None:
-                fail(f"--{found[1]} has no value: --{found[1]}=VALUE")
-            for_all[found[1]] = value
+                fail(f"--{name} has no value: --{name}=VALUE")
+            if name.endswith("+") and name in for_all:
+                fail(f"--{name} is given twice: give a list, --{name}='[FIRST, SECOND]'")
+            for_all[name] = value
         else:
             own.append(argument)
     return own, for_all

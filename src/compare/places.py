@@ -7,7 +7,7 @@ from typing import Any
 
 from src.cli.parser import fail
 from src.compare.options import REPOSITORY
-from src.compare.run import Job, State, execute
+from src.compare.run import Job, State, execute, next_version
 
 RETRIES = 3
 """How often a run is tried again on another worker after its worker has died."""
@@ -22,11 +22,20 @@ def run_here(jobs: Sequence[Job], at_once: int, report: Report) -> None:
         futures = {pool.submit(execute, job, stop.is_set): job for job in jobs}
         try:
             for future in as_completed(futures):
-                report(futures[future], future.result())
+                try:
+                    state = future.result()
+                except Exception as error:
+                    state = _failed(futures[future], error)
+                report(futures[future], state)
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _failed(job: Job, error: Exception) -> State:
+    """A run that came to no end, and whose folder holds nothing of its own or half of it."""
+    return State("failed", next_version(job), f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 class Cluster:
@@ -55,7 +64,18 @@ class Cluster:
         return max(1, self._smallest("CPU"))
 
     def run(self, jobs: Sequence[Job], report: Report) -> None:
-        """One task for each job; Ray chooses where and when, and starts it again where a worker dies."""
+        """One task for each job; Ray chooses where and when, and starts it again where a worker dies.
+
+        Ends the program if no machine has what a job needs, for which Ray would wait for ever.
+        """
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        for job in jobs:
+            cores, gpus = (self._needs(job)[resource] for resource in ("num_cpus", "num_gpus"))
+            if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
+                fail(
+                    f"{job.name} needs {cores:g} cores and {gpus:g} GPUs of one machine, and none of the Ray cluster's "
+                    f"{len(nodes)} has as many: lower OMP_NUM_THREADS or --trainer.devices"
+                )
         remote = self.ray.remote(execute)
         pending = {remote.options(**self._needs(job)).remote(job): job for job in jobs}
         try:
@@ -64,7 +84,7 @@ class Cluster:
                 try:
                     state = self.ray.get(reference)
                 except self.ray.exceptions.RayError as error:
-                    state = State("failed", 0, f"{type(error).__name__}: {error}".splitlines()[0])
+                    state = _failed(pending[reference], error)
                 report(pending.pop(reference), state)
         except BaseException:
             for reference in pending:

@@ -1,6 +1,7 @@
 """What is seen of the runs while they run."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
@@ -9,9 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from src.compare.curves import measure, read_scalars
-from src.compare.run import Job, State, load_state, version_of
+from src.compare.run import STATE_FILE, Job, State, load_state, version_of
 
 SECONDS_BETWEEN_LOOKS = 2.0
+MOST_SHARE = 0.02
+"""Of the time, spent on looking: the runs have long curves, and need the cores."""
 
 
 class Watch:
@@ -23,6 +26,7 @@ class Watch:
     def __init__(self, console: Console, jobs: Sequence[Job], num_finished: int, score: Callable[[Job, State], str]):
         self.console, self.score = console, score
         self.waiting = {job.name: job for job in jobs}
+        self._written = {job.name: written(job) for job in jobs}
         self.total = len(jobs) + num_finished
         columns = [
             TextColumn("{task.description}"),
@@ -67,12 +71,17 @@ class Watch:
         )
 
     def _look(self) -> None:
-        while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
+        took = 0.0
+        while not self._ended.wait(max(SECONDS_BETWEEN_LOOKS, took / MOST_SHARE)):
+            begun = time.monotonic()
             with self._lock:
                 for job in self.waiting.values():
                     self._look_at(job)
+            took = time.monotonic() - begun
 
     def _look_at(self, job: Job) -> None:
+        if written(job) == self._written[job.name]:
+            return  # not started by this comparison: an interrupted one left it
         state = load_state(job)
         version = version_of(job, state) if state and state.status == "started" else None
         if version is None:
@@ -87,3 +96,11 @@ class Watch:
             epoch = max(by_epoch)
             note = f"val/accuracy {by_epoch[epoch]:.4f}"
             self.progress.update(self.bars[job.name], completed=epoch, note=note)
+
+
+def written(job: Job) -> int:
+    """When the file of a run's state was written, in nanoseconds; 0 where there is none."""
+    try:
+        return (job.folder / STATE_FILE).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

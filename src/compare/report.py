@@ -29,14 +29,18 @@ def significant(found: Estimate | None) -> str:
     return f"{found.mean:.3g}" + (f" ± {found.std:.2g}" if found.std is not None else "")
 
 
-def difference_text(found: Estimate | None) -> str:
-    """`-0.0123 [-0.0200, -0.0046]`; a single pair has no interval, and says so."""
+def difference_text(found: Estimate | None, out_of: int) -> str:
+    """`-0.0123 [-0.0200, -0.0046]`; with the number of pairs where they are fewer than `out_of`.
+
+    A single pair has no interval, and says so.
+    """
     if found is None:
         return NOTHING
     if found.interval is None:
         return f"{found.mean:+.4f} (one seed)"
     low, high = found.interval
-    return f"{found.mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    pairs = "" if found.num_values == out_of else f" ({found.num_values} of {out_of} pairs)"
+    return f"{found.mean:+.4f} [{low:+.4f}, {high:+.4f}]{pairs}"
 
 
 def counts(row: Row) -> str:
@@ -60,7 +64,7 @@ def table(
     for row in rows:
         line = [*(row.arm.labels.values() or [row.arm.name]), plus_minus(row.mean("test_accuracy"), 4)]
         if baseline:
-            line.append(difference_text(row.difference) if row.baseline else "baseline")
+            line.append(difference_text(row.difference, len(row.runs)) if row.baseline else "baseline")
         if target is not None:
             runs = len(row.runs)
             line.append(plus_minus(row.mean("epochs_to_target"), 1, out_of=runs))
@@ -74,7 +78,8 @@ def table(
 
 def as_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Sequence[str] = ()) -> None:
@@ -92,6 +97,7 @@ def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Se
         found = row.difference
         low, high = (found and found.interval) or (None, None)
         line |= {"difference": found and found.mean, "difference_low": low, "difference_high": high}
+        line["difference_pairs"] = found and found.num_values
         line |= {status: row.count(status) for status in ("finished", "diverged", "failed")}
         lines.append(line)
     _write(path, lines)
@@ -122,7 +128,11 @@ def write_runs_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _columns(name: str, found: Estimate | None) -> dict[str, object]:
-    return {f"{name}_mean": found and found.mean, f"{name}_std": found and found.std}
+    return {
+        f"{name}_mean": found and found.mean,
+        f"{name}_std": found and found.std,
+        f"{name}_runs": found.num_values if found else 0,
+    }
 
 
 def _write(path: Path, lines: Sequence[dict[str, object]]) -> None:

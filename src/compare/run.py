@@ -12,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import is_zipfile
 
-from src.cli.runs import newest_checkpoint, versions
+from src.cli.runs import versions
 from src.compare.curves import diverged, read_scalars
 from src.compare.options import REPOSITORY
 from src.data import publish, scratch_folder
 from src.failure import ENDS_WITH_PARENT
-from src.machine import hardware
+from src.machine import hardware, software
 
+STATE_FILE = "run.json"
 GRACE = 20.0
 """Seconds in which a run that is stopped is to end by itself."""
 
@@ -59,9 +61,11 @@ class State:
 
     error: str = ""
     peak_memory: int = 0
-    """Of the process, in bytes."""
+    """Of the process on the host, in bytes, and of several attempts the last; 0 where it is not known."""
 
     hardware: str = ""
+    software: str = ""
+    threads: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -71,7 +75,7 @@ class State:
 
 def load_state(job: Job) -> State | None:
     """The run's state, or None if it has never been started with these options."""
-    path = job.folder / "run.json"
+    path = job.folder / STATE_FILE
     if not path.is_file():
         return None
     saved = json.loads(path.read_text())
@@ -82,13 +86,18 @@ def save_state(job: Job, state: State) -> State:
     """Write it whole or not at all."""
     with scratch_folder(job.folder) as scratch:
         text = json.dumps({"state": asdict(state), "flags": job.flags, "options": job.options}, indent=1)
-        (scratch / "run.json").write_text(text)
-        publish(scratch / "run.json", job.folder / "run.json")
+        (scratch / STATE_FILE).write_text(text)
+        publish(scratch / STATE_FILE, job.folder / STATE_FILE)
     return state
 
 
 def number(version: Path) -> int:
     return int(version.name.removeprefix("version_"))
+
+
+def next_version(job: Job) -> int:
+    """The number of the folder that train.py would make next."""
+    return 1 + max(map(number, versions(job.folder)), default=-1)
 
 
 def version_of(job: Job, state: State) -> Path | None:
@@ -108,14 +117,14 @@ def execute(job: Job, stopped: Callable[[], bool] = lambda: False) -> State:
         return state
     if not state:
         job.folder.mkdir(parents=True, exist_ok=True)
-        state = State("started", 1 + max(map(number, versions(job.folder)), default=-1))
+        state = State("started", next_version(job))
     save_state(job, State("started", state.first_version))
-    # An attempt that ended before its first checkpoint leaves nothing to go on with, but curves that lead nowhere.
-    while (version := version_of(job, state)) and not (version / "checkpoints/last.ckpt").is_file():
+    # An attempt that ended before its first checkpoint leaves nothing to go on with, but curves that lead nowhere; one
+    # that was killed while it wrote its checkpoint may leave a part of it.
+    while (version := version_of(job, state)) and not is_zipfile(version / "checkpoints/last.ckpt"):
         shutil.rmtree(version)
     flags = [*job.flags, f"--trainer.default_root_dir={job.folder.parent}", f"--experiment={job.folder.name}"]
     if version:
-        assert newest_checkpoint(job.folder, "last")
         flags.append("--ckpt_path=last")
     begun = job.log.stat().st_size if job.log.is_file() else 0
     code, peak_memory = _run_process(job, flags, stopped)
@@ -123,11 +132,13 @@ def execute(job: Job, stopped: Callable[[], bool] = lambda: False) -> State:
         log.seek(begun)
         shown = log.read()
     status, error = _outcome(version_of(job, state), code, shown)
-    return save_state(job, State(status, state.first_version, error, peak_memory, hardware()))
+    ended = State(status, state.first_version, error, peak_memory, hardware(), software(), job.threads)
+    return save_state(job, ended)
 
 
 def _run_process(job: Job, flags: list[str], stopped: Callable[[], bool]) -> tuple[int, int]:
     """Exit code and peak memory in bytes."""
+    peak_memory = 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), ENDS_WITH_PARENT: "1", "COLUMNS": "120"}
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", *flags]
     with job.log.open("ab") as log:
@@ -142,22 +153,32 @@ def _run_process(job: Job, flags: list[str], stopped: Callable[[], bool]) -> tup
             process_group=0,
         )
     try:
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                # Linux counts kilobytes, macOS bytes.
-                return process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        while process.poll() is None:
+            peak_memory = max(peak_memory, _peak_memory(process.pid))
             if stopped():
                 raise KeyboardInterrupt
             time.sleep(0.1)
+        return process.returncode, peak_memory
     except BaseException:
         _end(process)
         raise
 
 
+def _peak_memory(pid: int) -> int:
+    """The most that a process has taken so far, in bytes; on systems without /proc 0.
+
+    Not `ru_maxrss`, which starts with what the parent took when it started the process.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0  # it has ended, and is not waited for yet
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is not None:
+    if process.poll() is not None:
         return
     process.terminate()
     try:
@@ -173,8 +194,9 @@ def _outcome(version: Path | None, code: int, shown: str) -> tuple[Literal["fini
         return "diverged", ""
     if code == 0 and "test/accuracy" in curves:
         return "finished", ""
-    if code < 0:
-        return "failed", f"ended by {signal.Signals(-code).name}"
+    signum = -code if code < 0 else code - 128  # as the kernel says it, or as train.py does
+    if signum in set(signal.Signals):
+        return "failed", f"ended by {signal.Signals(signum).name}"
     if code == 0:
         return "failed", "no test accuracy: train.py ended without testing"
     lines = [line for line in shown.splitlines() if line.strip()]

@@ -48,15 +48,28 @@ class BatchNorm(NormFamily):
         eps: added to the variance.
         momentum: the share of a new batch in the running statistics.
         masked: on text, whether statistics leave padding out, as they do by default; false shows what it does to them.
+        track_running_stats: whether to keep running statistics, as by default; without them eval takes the batch's.
     """
 
     kind = "BatchNorm"
     stands_in = {**layers_of(batch_norm, kind), "SyncBatchNorm": SyncBatchNorm}
 
-    def __init__(self, eps: float | None = None, momentum: float | None = None, masked: bool | None = None) -> None:
+    def __init__(
+        self,
+        eps: float | None = None,
+        momentum: float | None = None,
+        masked: bool | None = None,
+        track_running_stats: bool | None = None,
+    ) -> None:
         self.eps, self.momentum = positive("eps", eps), positive("momentum", momentum)
-        self.masked = masked
-        self.overrides = given(eps=eps, momentum=momentum, masked=masked)
+        self.masked, self.track_running_stats = masked, track_running_stats
+        self.overrides = given(eps=eps, momentum=momentum, masked=masked, track_running_stats=track_running_stats)
+
+    def set_options(self, layer: nn.Module) -> None:
+        super().set_options(layer)
+        if self.track_running_stats is False:
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                layer.register_buffer(name, None)
 
     def build(self, site: NormSite) -> nn.Module:
         layer_class = self.stands_in["TokenBatchNorm" if site.channel_dim == -1 else "BatchNorm"]

@@ -62,6 +62,11 @@ class NormFamily(ABC):
         """Arguments of a fresh layer: the place's eps, unless the user gave one, and what else the user gave."""
         return {**given(eps=site.eps), **self.overrides}
 
+    def set_options(self, layer: nn.Module) -> None:
+        """Give a layer of this kind what the user gave, and leave the rest of it as it is."""
+        for option, value in self.overrides.items():
+            setattr(layer, option, value)
+
     def spec(self) -> dict[str, Any]:
         """The family as plain values, the way a config writes it."""
         options = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}

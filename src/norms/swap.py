@@ -19,8 +19,7 @@ def _replacement(
         memo[id(group)] = group  # which processes there are is not the copy's to say
         layer = copy.deepcopy(found.layer, memo)
         layer.__class__ = family.stands_in[found.class_name]
-        for option, value in family.overrides.items():
-            setattr(layer, option, value)
+        family.set_options(layer)
         return layer
     if found.site.channel_dim == 0:
         raise ValueError(

@@ -162,6 +162,22 @@ def test_the_number_of_runs_is_said_first_and_a_dry_run_starts_none(
         ("--config=configs/digits.yaml --vary='{data.skaling: [raw]}'", "unknown option of Digits 'skaling'."),
         ("--config=configs/digits.yaml --vary='{seed_everything: [1]}'", "seed_everything cannot be set or varied"),
         ("--config=configs/digits.yaml --norms=BatchNorm --model.norm=LayerNorm", "model.norm is given twice"),
+        (
+            "--config=configs/digits.yaml --norms=BatchNorm --model.init_args.norm=LayerNorm",
+            "model.norm is given twice",
+        ),
+        (
+            "--config=configs/digits.yaml --norms='LayerNorm,LayerNorm(eps=1e-5)'",
+            "'LayerNorm' and 'LayerNorm(eps=1e-5)' are the same to train.py: give different values",
+        ),
+        (
+            "--config=configs/digits.yaml --trainer.callbacks+=ModelSummary --trainer.callbacks+=Timer",
+            "--trainer.callbacks+ is given twice: give a list, --trainer.callbacks+='[FIRST, SECOND]'",
+        ),
+        (
+            "--config=configs/digits.yaml --norm_statistics.every_n_step=3",
+            "unknown option 'norm_statistics.every_n_step'",
+        ),
         ("--config=configs/digits.yaml --norms=BatchNorm,BatchNorm", "model.norm has the value BatchNorm twice"),
         ("--config=configs/digits.yaml --norms=BatchNorm --baseline=LayerNorm", "baseline=LayerNorm: no axis has this"),
         ("--config=configs/digits.yaml --seeds=0", "seeds=0: expected a number above 0"),
@@ -175,6 +191,23 @@ def test_a_mistake_ends_the_comparison_before_anything_runs(
     assert message in shown
     assert shown.startswith("error: ")
     assert len(shown.splitlines()) == 1
+
+
+def test_the_number_of_threads_is_a_number(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    shown = error_of(monkeypatch, capsys, tmp_path, "--config=configs/digits.yaml")
+    assert shown == "error: OMP_NUM_THREADS=many: expected a number above 0"
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert compare_here(monkeypatch, tmp_path, "--config=configs/digits.yaml", "--dry_run") == 0
+    assert "4 threads each" in capsys.readouterr().out
+
+
+def test_null_is_a_norm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--config=configs/digits.yaml", "--norms=null", "--seeds=1", "--dry_run"]
+    assert compare_here(monkeypatch, tmp_path, *flags, "--norm_statistics.every_n_steps=7") == 0
+    assert capsys.readouterr().out.splitlines()[1] == "  null, seed 0: not started"
 
 
 def test_an_interruption_says_how_to_go_on(

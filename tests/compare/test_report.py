@@ -48,7 +48,7 @@ def make_table(baseline: Baseline | None) -> dict[tuple[str, ...], dict[str, str
 
 
 def test_the_table_pairs_arms_that_differ_in_the_norm_alone() -> None:
-    found = make_table(choose_baseline(AXES, None))
+    found = make_table(choose_baseline(AXES))
     differences = {arm: row["difference from A [95% interval]"] for arm, row in found.items()}
     assert differences == {
         ("A", "16"): "baseline",
@@ -70,6 +70,14 @@ def test_a_gpus_memory_has_a_column_where_a_run_had_one() -> None:
     assert [line[column] for line in lines] == ["–", "512"]  # noqa: RUF001
 
 
+def test_fewer_pairs_than_seeds_are_counted() -> None:
+    rows = make_rows(ARMS, [run for run in RUNS if run.job.name != "B, batch_size=16, seed 0"], Baseline("norm", "A"))
+    rows[2] = replace(rows[2], runs=[*rows[2].runs, make_run("B, batch_size=16", 0, 0.1, "diverged")])
+    header, lines = table(rows, Baseline("norm", "A"), target=None)
+    column = header.index("difference from A [95% interval]")
+    assert lines[2][column] == "+0.0350 [-0.0285, +0.0985] (2 of 3 pairs)"  # 0.03, 0.04: 12.706 * 0.00707 / sqrt(2)
+
+
 def test_what_did_not_finish_is_counted_and_in_no_mean() -> None:
     row = make_table(None)["B", "64"]
     assert row["test accuracy"] == "0.4000"
@@ -87,7 +95,8 @@ def test_the_baseline_can_be_a_value_of_another_axis() -> None:
 def test_a_baseline_that_is_not_there() -> None:
     with error_is(ValueError, "baseline=C: no axis has this value; there are: A, B, 16, 64"):
         choose_baseline(AXES, "C")
-    assert choose_baseline(make_axes({"model.norm": "A"}), None) is None
+    assert choose_baseline(make_axes({"model.norm": "A"})) is None
+    assert choose_baseline(make_axes({"model.norm": ["A", None]}), None) == Baseline("norm", "null")
 
 
 @pytest.mark.parametrize("num_arms", [1, 4])

@@ -14,7 +14,7 @@ from src.compare.run import Job, State, execute, load_state, save_state
 from tests.compare.commands import is_running
 
 STAND_IN = """
-import os, sys, time
+import os, sys, time, zipfile
 from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -28,7 +28,9 @@ version = versions[-1] if resumed else folder / f"version_{len(versions)}"
 (version / "checkpoints").mkdir(parents=True, exist_ok=True)
 if options.get("hang"):
     if options["hang"] == "after a checkpoint":
-        (version / "checkpoints/last.ckpt").touch()
+        zipfile.ZipFile(version / "checkpoints/last.ckpt", "w").close()
+    if options["hang"] == "in a checkpoint":
+        (version / "checkpoints/last.ckpt").write_bytes(b"PK")
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(600)
 if options.get("raise"):
@@ -38,6 +40,9 @@ if options.get("mistake"):
     print("error: " + options["mistake"], file=sys.stderr)
     print("a line more", file=sys.stderr)
     sys.exit(2)
+if options.get("exit"):
+    print("the last line")
+    sys.exit(int(options["exit"]))
 if options.get("kill"):
     os.kill(os.getpid(), 9)
 writer = EventFileWriter(str(version))
@@ -75,10 +80,15 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     state = execute(job)
     assert (state.status, state.first_version) == ("finished", 0)
-    assert state.peak_memory > 2**20
     before = {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")}
     assert execute(job) == load_state(job) == state
     assert {path: path.stat().st_mtime_ns for path in job.folder.rglob("*")} == before
+
+
+def test_the_peak_memory_is_the_runs_own(tmp_path: Path) -> None:
+    """And not of the process that started it, with which a child's maximum begins on Linux."""
+    large = b"x" * 2**29
+    assert 2**23 < execute(make_job(tmp_path)).peak_memory < len(large)
 
 
 def test_a_run_that_diverged_is_not_run_again(tmp_path: Path) -> None:
@@ -107,8 +117,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert job.log.read_text() == ""
 
 
-def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
-    stop_in_the_middle(make_job(tmp_path, "--hang=before"))
+@pytest.mark.parametrize("when", ["before", "in a checkpoint"])
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(when: str, tmp_path: Path) -> None:
+    stop_in_the_middle(make_job(tmp_path, f"--hang={when}"))
     job = make_job(tmp_path)
     (left,) = job.folder.glob("version_*")
     (left / "leads nowhere").touch()
@@ -128,6 +139,7 @@ def test_a_stopped_run_of_other_options_is_not_gone_on_with(tmp_path: Path) -> N
         ("--raise=no such thing", "failed", "ArithmeticError: no such thing"),
         ("--mistake=num_groups=7: expected a divisor", "failed", "num_groups=7: expected a divisor"),
         ("--kill=yes", "failed", "ended by SIGKILL"),
+        ("--exit=143", "failed", "ended by SIGTERM"),
         ("--untested=yes", "failed", "no test accuracy: train.py ended without testing"),
         ("--loss=nan", "diverged", ""),
     ],
@@ -153,6 +165,9 @@ def test_a_running_run_has_a_bar_that_follows_its_validation_accuracy(tmp_path: 
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     watch = Watch(console, [job], 0, lambda job, state: state.status)
     watch._look_at(job)
+    assert len(watch.progress.tasks) == 1  # an earlier comparison started it
+    save_state(job, State("started", state.first_version))
+    watch._look_at(job)
     bar = watch.progress.tasks[1]
     assert (bar.description, bar.total, bar.completed) == ("BatchNorm, seed 0", 9, 3)
     assert bar.fields["note"] == "val/accuracy 0.5000"
@@ -167,6 +182,15 @@ def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
     jobs = [make_job(tmp_path, flag, seed=seed) for seed, flag in flags.items()]
     run_here(jobs, 2, lambda job, state: ended.update({job.seed: state}))
     assert {seed: state.status for seed, state in ended.items()} == {0: "finished", 1: "failed", 2: "finished"}
+
+
+def test_a_run_whose_folder_cannot_be_made_does_not_stop_the_others(tmp_path: Path) -> None:
+    ended: dict[int, State] = {}
+    (tmp_path / "BatchNorm").mkdir()
+    (tmp_path / "BatchNorm/seed_0").touch()
+    run_here([make_job(tmp_path), make_job(tmp_path, seed=1)], 1, lambda job, state: ended.update({job.seed: state}))
+    assert {seed: state.status for seed, state in ended.items()} == {0: "failed", 1: "finished"}
+    assert ended[0].error.startswith("FileExistsError: ")
 
 
 def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:

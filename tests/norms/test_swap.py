@@ -1,6 +1,7 @@
 """Surgery on module trees."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +81,19 @@ def test_options_that_are_given_win() -> None:
     swap_norms(model, family.BatchNorm(eps=0.5, momentum=0.7))
     assert (model.again.eps, model.again.momentum) == (0.5, 0.7)
     assert (model.tokens["first"].eps, model.tokens["first"].momentum) == (0.5, 0.7)
+
+
+@pytest.mark.parametrize("norm", [family.BatchNorm, family.TorchBatchNorm], ids=lambda norm: norm.__name__)
+@pytest.mark.parametrize("replaced", [nn.BatchNorm1d, nn.LayerNorm], ids=lambda layer: layer.__name__)
+def test_without_running_statistics_eval_takes_the_batchs(norm: type[family.BatchNorm], replaced: Any) -> None:
+    """In the place of a layer of the same kind, which has some, and of another."""
+    model = nn.Sequential(replaced(5))
+    swap_norms(model, norm(track_running_stats=False))
+    assert list(model.state_dict()) == ["0.weight", "0.bias"]
+    x = 3 * torch.randn(7, 5) + 2
+    trained = model(x)
+    torch.testing.assert_close(trained, (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
+    torch.testing.assert_close(model.eval()(x), trained)
 
 
 @pytest.mark.parametrize("name", NORMS)
