@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -13,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
 from src.callbacks.seldom import Seldom
 from src.data import ClassificationData, ImageData, TextData
+from src.data.sampler import BatchSampler
 from src.data.split import split_off_missing
 
 SPRITE = 32
@@ -25,46 +27,56 @@ class EvaluationPictures(Callback):
     The confusion matrix counts the samples of all processes. The mistakes are the wrong predictions with the highest
     loss, images as a picture and texts as a table; the embeddings are what the classifier's last layer is given, of the
     first samples in the last validation, where the backbone is not compiled. Both are of the first process's samples.
-    All are drawn when training ends, and before that as often as takes a hundredth of the time.
+    All are drawn when training ends, and before that as often as takes a hundredth of the time; and whenever validation
+    is all that runs. Images are shown as evaluation gets them before they are scaled. Where the data module has loaders
+    of its own, such as several for validation, nothing is drawn of them.
 
     Args:
+        enabled: false switches all of this off.
         num_mistakes: most mistakes that are shown; 0 for none.
         num_embeddings: most samples in the projector; 0 for none.
     """
 
-    def __init__(self, num_mistakes: int = 16, num_embeddings: int = 1000) -> None:
+    def __init__(self, enabled: bool = True, num_mistakes: int = 16, num_embeddings: int = 1000) -> None:
         for name, value in (("num_mistakes", num_mistakes), ("num_embeddings", num_embeddings)):
             if value < 0:
                 raise ValueError(f"evaluation_pictures.{name}={value}: expected 0 (none) or more")
+        self.enabled = enabled
         self.num_mistakes = num_mistakes
         self.num_embeddings = num_embeddings
         self._drawing = Seldom()
         self._on = False
+        self._watching = False  # the pass over validation or test that is under way
         self._data: Any = None
+        self._handle: RemovableHandle | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._scored: list[Tensor] = []  # (4, B) each: loss, class, likeliest class, its probability
         self._features: list[Tensor] = []
-        self._handle: RemovableHandle | None = None
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._data = getattr(trainer, "datamodule", None)
         self._writers = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        self._on = bool(self._writers) and isinstance(self._data, ClassificationData)
+        self._on = self.enabled and bool(self._writers) and isinstance(self._data, ClassificationData)
         if self._on:
             self._counts = MulticlassConfusionMatrix(self._data.num_classes, validate_args=False)
 
-    def _start(self, pl_module: LightningModule) -> None:
-        if self._on:
-            self._reset()
+    def _start(self, pl_module: LightningModule, loaders: Any) -> None:
+        self._reset()
+        # Of other samplers it is not known which samples a batch has.
+        self._watching = self._on and isinstance(getattr(loaders, "sampler", None), BatchSampler)
+        if self._watching:
             self._counts.reset()
             self._counts.to(pl_module.device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(pl_module)
+        self._start(pl_module, trainer.val_dataloaders)
         backbone = getattr(pl_module, "backbone", None)
-        if self._on and self.num_embeddings and backbone is not None and backbone._compiled_call_impl is None:
+        if self._watching and self.num_embeddings and backbone is not None and backbone._compiled_call_impl is None:
             heads = [
                 m for m in backbone.modules() if isinstance(m, nn.Linear) and m.out_features == self._data.num_classes
             ]
@@ -72,11 +84,15 @@ class EvaluationPictures(Callback):
                 self._handle = heads[-1].register_forward_pre_hook(self._keep_features)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start(pl_module)
+        self._start(pl_module, trainer.test_dataloaders)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._reset()
 
     def _keep_features(self, head: nn.Module, args: tuple[Tensor, ...]) -> None:
         if args[0].ndim == 2 and sum(map(len, self._features)) < self.num_embeddings:
-            self._features.append(args[0].detach().float())
+            # A copy: what is given may be a small view of something large, as of a ViT's tokens, and would keep it all.
+            self._features.append(args[0].detach().to(torch.float32, copy=True))
 
     def on_validation_batch_end(
         self,
@@ -87,7 +103,7 @@ class EvaluationPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not self._on:
+        if not self._watching:
             return
         logits, labels = outputs.detach().float(), batch[1]
         self._counts.update(logits, labels)
@@ -98,7 +114,10 @@ class EvaluationPictures(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, "val", draw=self._drawing.is_due())
+        alone = trainer.state.fn == TrainerFn.VALIDATING
+        self._finish(trainer, "val", draw=alone or self._drawing.is_due())
+        if alone:
+            self._project(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, "test", draw=True)
@@ -106,17 +125,16 @@ class EvaluationPictures(Callback):
     def _finish(self, trainer: Trainer, split: str, draw: bool) -> None:
         if self._handle is not None:
             self._handle.remove()
-        if self._on and self._scored:
+        if self._scored:
             self._matrix = self._counts.compute().cpu().numpy()  # by all processes, whether one draws or not
             if draw and trainer.is_global_zero:
                 with self._drawing.timed():
                     self._draw(trainer, split)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._on and self._scored and trainer.is_global_zero:
+        if self._scored and trainer.is_global_zero:
             self._draw(trainer, "val")
-            if self._features:
-                self._project(trainer)
+            self._project(trainer)
 
     def _rows(self, trainer: Trainer, split: str) -> list[int]:
         """The samples of the last pass, as their dataset counts them."""
@@ -146,7 +164,8 @@ class EvaluationPictures(Callback):
 
     def _images(self, split: str, rows: list[int]) -> np.ndarray:
         images, _ = self._data.datasets[split].batch(np.array(rows))
-        return images.numpy()
+        shown: np.ndarray = self._data.shift(images).byte().numpy()
+        return shown
 
     def _texts(self, split: str, rows: list[int]) -> list[str]:
         """Read again, since a run keeps their ids alone."""
@@ -155,6 +174,8 @@ class EvaluationPictures(Callback):
         return [texts[row] for row in rows]
 
     def _project(self, trainer: Trainer) -> None:
+        if not self._features or not trainer.is_global_zero:
+            return
         features = torch.cat(self._features)[: self.num_embeddings].cpu()
         _, true, predicted, _ = torch.cat(self._scored, dim=1)[:, : len(features)].int().tolist()
         names = self._data.class_names

@@ -16,10 +16,8 @@ class GPUMemory(Callback):
     Of the first process's GPU, as PyTorch's allocator counts it without waiting for the device; on a CPU, nothing.
     """
 
-    def __init__(self) -> None:
-        self._steps = LoggedSteps()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps = LoggedSteps(trainer)
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 

@@ -4,10 +4,14 @@ from lightning import Trainer
 
 
 class LoggedSteps:
-    """Says, at the end of each training batch, whether it ended an optimizer step that is logged."""
+    """Says, at the end of each training batch, whether it ended an optimizer step that is logged.
 
-    def __init__(self) -> None:
-        self._last = 0
+    Args:
+        trainer: at the start of training, which a resumed run begins at a later step.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._last = trainer.global_step
 
     def ended(self, trainer: Trainer) -> bool:
         """To be asked once a batch: in gradient accumulation, the batches between two steps ended none."""

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from src.norms.functional import computing_dtype
+from src.norms.functional import computing_dtype, is_recomputing
+from src.norms.padding import ReadsPaddingMask
 from src.norms.processes import Synchronizable
 from src.norms.recognize import RECOGNIZED, examine, is_norm
 
 MAX_VALUES = 2**18
-"""Of a larger map, every k-th row or token is looked at: enough for means and spreads, and soon read."""
+"""Of a larger input, so many values are looked at: enough for means and spreads, and soon read."""
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 ACTIVATIONS = (
     nn.CELU,
@@ -69,25 +71,34 @@ def is_activation(module: nn.Module) -> bool:
     return isinstance(module, ACTIVATIONS) or type(module).__module__ == "transformers.activations"
 
 
-def thinned(x: Tensor, channel_dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Every k-th row of `(N, C, H, W)` or token of `(B, T, D)`, in the type computed in, and the mask's likewise."""
+def thinned(x: Tensor, channel_dim: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
+    """`x` in the type computed in, its channels' dimension and its mask; of a large one, `(K, C)`, -1 and `(K,)`.
+
+    These are all channels at one position out of each `step`, over all samples. Where in its `step` it lies follows
+    the golden ratio's multiples, which no width or length is in step with: rows, columns and borders are met evenly.
+    """
     x = x.detach()
     step = math.ceil(x.numel() / MAX_VALUES)
-    if step > 1 and x.ndim > 2:
-        dim = 2 if channel_dim == 1 else 1
-        x = x[(slice(None),) * dim + (slice(None, None, step),)]
-        mask = mask if mask is None else mask[:, ::step]
-    return x.to(computing_dtype(x.dtype)), mask
+    if step > 1 and x.ndim > 1:
+        x = x.movedim(channel_dim, -1)
+        x = x.reshape(len(x), -1, x.shape[-1])  # (N, positions, C), in most cases a view
+        num_positions = x.shape[1]
+        count = len(x) * num_positions
+        k = torch.arange(math.ceil(count / step), dtype=torch.float64, device=x.device)
+        places = ((k + k * GOLDEN % 1) * step).long().clamp_(max=count - 1)
+        x = x[places // num_positions, places % num_positions]  # (K, C)
+        channel_dim, mask = -1, mask if mask is None else mask.flatten()[places]
+    return x.to(computing_dtype(x.dtype)), channel_dim, mask
 
 
 def moments(x: Tensor, channel_dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, `(C,)` both, over what `mask`, `(B, T)`, lets through."""
+    """Mean and variance of each channel, `(C,)` both, over what `mask`, `(B, T)` or `(K,)`, lets through."""
     dims = tuple(dim for dim in range(x.ndim) if dim != channel_dim % x.ndim)
     if mask is None:
         # Two passes, and on a CPU a fifth of the time of torch.var_mean.
         mean = x.mean(dims, keepdim=True)
         return mean.flatten(), (x - mean).square_().mean(dims)
-    share = (mask / mask.sum()).to(x.dtype)[:, :, None]  # of tokens, `channel_dim` is the last
+    share = (mask / mask.sum()).to(x.dtype)[..., None]  # of tokens, `channel_dim` is the last
     mean = (x * share).sum(dims)
     return mean, ((x - mean).square() * share).sum(dims)
 
@@ -100,15 +111,16 @@ def whole(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 def eval_gap(layer: _BatchNorm, mean: Tensor, var: Tensor) -> Tensor:
     """How far a batch norm's outputs in eval would be from those in training, before weight and bias.
 
-    The root of the mean square over all values of the batch: a value z, normalized with the batch's mean and deviation
-    s, would be `(mean - running_mean) / r + z * s / r`, r being the running deviation.
+    The root of the mean square over all values of the batch: a value z, normalized with the batch's mean and
+    `s = sqrt(var + eps)`, would be `(mean - running_mean) / r + z * s / r`, `r = sqrt(running_var + eps)`. The mean of
+    z is 0, and that of its square `var / s^2`: 1 but for eps, and 0 in a channel that is constant.
     """
     assert layer.running_mean is not None
     assert layer.running_var is not None
     running = (layer.running_var + layer.eps).sqrt()
     shift = (mean - layer.running_mean) / running
     scale = (var + layer.eps).sqrt() / running - 1
-    return (shift.square() + scale.square()).mean().sqrt()
+    return (shift.square() + scale.square() * (var / (var + layer.eps))).mean().sqrt()
 
 
 def stuck_share(activation: nn.Module, x: Tensor, channel_dim: int, mask: Tensor | None) -> Tensor:
@@ -121,7 +133,7 @@ def stuck_share(activation: nn.Module, x: Tensor, channel_dim: int, mask: Tensor
     h = 0.01
     rise = (activation.forward(x + h) - activation.forward(x - h)).abs_()
     if mask is not None:
-        rise = rise.masked_fill_(~mask[:, :, None], 0)
+        rise = rise.masked_fill_(~mask[..., None], 0)
     steepest = rise.amax([dim for dim in range(x.ndim) if dim != channel_dim % x.ndim]) / (2 * h)
     return (steepest < FLAT).to(x.dtype).mean()
 
@@ -147,7 +159,9 @@ def values_per_statistic(place: Place, x: Tensor) -> int | None:
 class Watch:
     """Hooks on a model for one training step; what they find stays on the device until it is asked for.
 
-    A layer that runs several times counts once, and so does one whose forward pass is repeated in the backward pass.
+    Of a layer that runs several times, the last run counts whose input has the first one's shape: of a recurrence, the
+    last step that all texts reach, and not the first, whose state is 0. A forward pass that is repeated in the backward
+    pass does not count.
 
     Args:
         model: looked at from `attention_mask` on, if it takes one: padding is left out.
@@ -158,9 +172,9 @@ class Watch:
         self.order: list[Place] = []  # as they run
         self.shapes: dict[str, torch.Size] = {}
         self.num_values: dict[str, int] = {}  # that share a mean
-        self._values: dict[tuple[str, str], Tensor] = {}
+        self._values: dict[str, dict[str, Tensor]] = {}  # by layer and quantity
         self._mask: Tensor | None = None
-        self._waiting: list[Place] = []  # for their activation
+        self._waiting: list[tuple[Place, dict[str, Tensor]]] = []  # for their activation
         self._handles: list[RemovableHandle] = []
         if "attention_mask" in inspect.signature(model.forward).parameters:
             self._handles.append(model.register_forward_pre_hook(self._take_mask, with_kwargs=True))
@@ -185,54 +199,57 @@ class Watch:
 
     def _look_at(self, place: Place) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def hook(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if place.name in self.shapes or not args:
+            if not args or is_recomputing():
                 return None
-            self._look_at_sides(place, args[0], output)
+            if self.shapes.setdefault(place.name, args[0].shape) != args[0].shape:
+                return None
+            values = self._look_at_sides(place, args[0], output)
             if not output.requires_grad:
                 return None
-            # An activation in place would cut a view's gradient off from its hook.
-            seen = output if output._base is None else output.clone()
-            seen.register_hook(lambda gradient: self._keep(place, gradient_norm=norm(gradient)))
+            # An activation in place would cut a view's gradient off from its hook, and an input that is the output has
+            # the gradients of its other ways, too.
+            seen = output.clone() if output._base is not None or output is args[0] else output
+            seen.register_hook(lambda gradient: values.update(gradient_norm=norm(gradient)))
             return seen
 
         return hook
 
     @torch.no_grad()
-    def _look_at_sides(self, place: Place, x: Tensor, y: Tensor) -> None:
-        self.order.append(place)
-        self._waiting.append(place)
-        self.shapes[place.name] = x.shape
+    def _look_at_sides(self, place: Place, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What is found now, in place of what an earlier run of the layer has left."""
+        if place.name not in self._values:
+            self.order.append(place)
+        values = self._values[place.name] = {}
+        self._waiting.append((place, values))
         if (count := values_per_statistic(place, x)) is not None:
             self.num_values[place.name] = count
         mean, var = moments(*self._seen(x, place.channel_dim))
-        mean_of_all, std = whole(mean, var)
-        self._keep(place, input_mean=mean_of_all, input_std=std)
+        values["input_mean"], values["input_std"] = whole(mean, var)
         layer = place.layer
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
             assert layer.running_var is not None
-            self._keep(place, eval_gap=eval_gap(layer, mean, var), running_var=layer.running_var.max())
+            values["running_var"] = layer.running_var.max()
             if layer.num_batches_tracked is not None:
-                self._keep(place, num_batches=layer.num_batches_tracked)
-        mean_of_all, std = whole(*moments(*self._seen(y, place.channel_dim)))
-        self._keep(place, output_mean=mean_of_all, output_std=std)
+                values["num_batches"] = layer.num_batches_tracked
+            if layer.training:  # else it takes the running ones in either case
+                if self._mask_of(x) is not None and not (isinstance(layer, ReadsPaddingMask) and layer.masked):
+                    mean, var = moments(*thinned(x, place.channel_dim, None))  # its batch has the padding
+                values["eval_gap"] = eval_gap(layer, mean, var)
+        values["output_mean"], values["output_std"] = whole(*moments(*self._seen(y, place.channel_dim)))
+        return values
 
     @torch.no_grad()
     def _look_at_activation(self, activation: nn.Module, args: tuple[Tensor, ...]) -> None:
-        shares: dict[int, Tensor] = {}
-        for place in self._waiting:
-            dim = place.channel_dim
-            if dim not in shares:
-                x, _, mask = self._seen(args[0], dim)
-                shares[dim] = stuck_share(activation, x, dim, mask)
-            self._keep(place, stuck_share=shares[dim])
+        if not self._waiting or is_recomputing():
+            return
+        # The last norm's channels are the activation's: an earlier one may have had another layout.
+        share = stuck_share(activation, *self._seen(args[0], self._waiting[-1][0].channel_dim))
+        for _, values in self._waiting:
+            values["stuck_share"] = share
         self._waiting.clear()
 
     def _seen(self, x: Tensor, channel_dim: int) -> tuple[Tensor, int, Tensor | None]:
-        x, mask = thinned(x, channel_dim, self._mask_of(x))
-        return x, channel_dim, mask
-
-    def _keep(self, place: Place, **values: Tensor) -> None:
-        self._values |= {(name, place.name): value.detach() for name, value in values.items()}
+        return thinned(x, channel_dim, self._mask_of(x))
 
     @torch.no_grad()
     def look_at_parameters(self) -> None:
@@ -241,16 +258,17 @@ class Watch:
             for name in ("weight", "bias"):
                 parameter = getattr(place.layer, name, None)
                 if isinstance(parameter, nn.Parameter):
-                    self._keep(place, **{f"{name}_norm": norm(parameter)})
+                    values = self._values[place.name]
+                    values[f"{name}_norm"] = norm(parameter)
                     if parameter.grad is not None:
-                        self._keep(place, **{f"{name}_gradient_norm": norm(parameter.grad)})
+                        values[f"{name}_gradient_norm"] = norm(parameter.grad)
 
     def read(self) -> dict[tuple[str, str], float]:
         """What was found, by quantity and layer; the one time that the device is waited for."""
         if not self._values:
             return {}
-        values = torch.stack([value.float() for value in self._values.values()]).tolist()
-        return dict(zip(self._values, values, strict=True))
+        found = {(key, name): value for name, values in self._values.items() for key, value in values.items()}
+        return dict(zip(found, torch.stack([value.float() for value in found.values()]).tolist(), strict=True))
 
 
 def norm(x: Tensor) -> Tensor:

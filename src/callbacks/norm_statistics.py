@@ -31,7 +31,8 @@ class NormStatistics(Callback):
     loss's at the layer's output. The eval gap is the root mean square difference between a batch norm's normalized
     outputs with running and with batch statistics. A channel is dead or saturated where the next activation that runs
     after the layer has a slope below 0.01 at each value of the batch; activations that are functions and not modules
-    are not seen. Of sharded models (FSDP) parameters and their gradients are left out.
+    are not seen. Of a layer that runs several times, such as an LSTM's, it is the last run on as many values as the
+    first one's. Of sharded models (FSDP) parameters and their gradients are left out.
 
     Args:
         every_n_steps: optimizer steps from one that is watched to the next; 0 switches all of this off.
@@ -92,7 +93,7 @@ class NormStatistics(Callback):
         values = watch.read()
         for key in values:
             if key[0] == "gradient_norm":
-                values[key] /= self._scale
+                values[key] *= trainer.accumulate_grad_batches / self._scale  # by which Lightning divides the loss
         self._warnings.look(self._step, watch, values)
         shown = {key: value for key, value in values.items() if key[0] in QUANTITIES}
         self._history.append(self._step, shown)

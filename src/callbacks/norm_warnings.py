@@ -64,7 +64,7 @@ class NormWarnings:
     def _gap(self, watch: Watch, values: Mapping[tuple[str, str], float]) -> Iterator[str]:
         for place in watch.order:
             gap = values.get(("eval_gap", place.name), 0.0)
-            if gap <= self.eval_gap_limit:
+            if not gap > self.eval_gap_limit:  # nor if it is not a number: the loss is none either, and is warned of
                 continue
             momentum: Any = place.layer.momentum
             num_batches = values.get(("num_batches", place.name), 0.0)

@@ -20,9 +20,12 @@ class ProgressBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=REFRESHES_PER_SECOND)
-        self._steps = LoggedSteps()
         self._moved = 0.0
         self._loss: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._steps = LoggedSteps(trainer)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         return {**super().get_metrics(trainer, pl_module), **self._loss}

@@ -15,8 +15,8 @@ class SamplesPerSecond(Callback):
     the queue of a GPU is full and host time is device time.
     """
 
-    def __init__(self) -> None:
-        self._steps = LoggedSteps()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps = LoggedSteps(trainer)
 
     def _restart(self, trainer: Trainer) -> None:
         self._since = time.perf_counter()

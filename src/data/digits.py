@@ -56,7 +56,7 @@ class Digits(ImageData):
 
     def load(self) -> dict[str, ImageDataset]:
         """All digits, to be split."""
-        from sklearn.datasets import load_digits  # a second, with pandas, that no other dataset needs
+        from sklearn.datasets import load_digits  # a second, with pandas, that other data do not need
 
         digits = load_digits()
         images, labels = digits.images, digits.target  # (N, 8, 8), (N,)

@@ -115,13 +115,19 @@ class ImageData(ClassificationData):
         self._fitted_scaling = fit_scaling(self.scaling, value_counts(train.pixels, train.rows))
         return datasets
 
+    def shift(self, images: Tensor) -> Tensor:
+        """A batch as evaluation gets it before it is scaled: brightened by `covariate_shift`, 0..255."""
+        if not self.covariate_shift:
+            return images
+        return (images.float() + 255 * self.covariate_shift).clamp_(0, 255)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augment (in training) and scale a batch on its device: uint8 -> float32, (N, C, H, W)."""
         images, labels = batch
         if self.trainer and self.trainer.training:
             images = augment(images, self.crop_padding, self.flip)
-        elif self.covariate_shift:
-            images = (images.float() + 255 * self.covariate_shift).clamp_(0, 255)
+        else:
+            images = self.shift(images)
         self._fitted_scaling = self._fitted_scaling.to(images.device)
         images = self._fitted_scaling(images)
         if self.trainer:

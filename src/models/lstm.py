@@ -49,7 +49,10 @@ class StepNorm(nn.Module):
         for name in RUNNING:
             first = self.norm.get_buffer(name)
             self.register_buffer(name, torch.stack([first] * self.max_steps))
-            self.norm.register_buffer(name, first, persistent=False)  # one step's, in each call
+            # In each call one step's, and no buffer: DDP sends each buffer of the first process to the others, whose
+            # last call may have been of another step.
+            delattr(self.norm, name)
+            setattr(self.norm, name, first)
 
     def forward(self, x: Tensor, step: int) -> Tensor:
         if not self.follows_steps:

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from src.callbacks import evaluation_pictures
+from src.callbacks import EvaluationPictures, evaluation_pictures
 from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
 from src.data import Digits
 from src.models import ImageClassifier
@@ -46,6 +48,21 @@ def predictions(folder: Path, split: str) -> tuple[Tensor, np.ndarray, np.ndarra
         return model(scaled).softmax(-1), labels.numpy(), images.numpy()
 
 
+def classifier() -> ImageClassifier:
+    return ImageClassifier("resnet18", stem="small", width=8, in_channels=1, num_classes=10)
+
+
+def trainer(folder: Path, *callbacks: Callback) -> Trainer:
+    """That of a program of one's own, which logs to `folder`."""
+    options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    options |= {"enable_checkpointing": False, "logger": TensorBoardLogger(folder, "", ""), "num_sanity_val_steps": 0}
+    return Trainer(max_epochs=1, limit_train_batches=1, log_every_n_steps=1, callbacks=list(callbacks), **options)
+
+
+def pictures(folder: Path) -> list[str]:
+    return EventAccumulator(str(folder)).Reload().Tags()["images"]
+
+
 def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = drawn(monkeypatch)
     run_here(monkeypatch, tmp_path, "fit", *DIGITS, "--evaluation_pictures.num_mistakes=5")
@@ -67,7 +84,7 @@ def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(shown, images[worst])
 
     version = tmp_path / "runs/digits/version_0"
-    tags = EventAccumulator(str(version)).Reload().Tags()["images"]
+    tags = pictures(version)
     assert tags == ["confusion/val", "mistakes/val", "confusion/test", "mistakes/test"]
     (table,) = version.rglob("metadata.tsv")
     with table.open() as file:
@@ -105,18 +122,107 @@ def test_a_table_escapes_what_markdown_would_read() -> None:
     assert len(lines) == 4
 
 
+def test_covariate_shift_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = drawn(monkeypatch)
+    data = Digits(covariate_shift=0.2)
+    trainer(tmp_path, EvaluationPictures(num_embeddings=0)).validate(classifier(), datamodule=data, verbose=False)
+    _, shown, mistakes = next(call for call in calls if call[0] == "mistakes_figure")
+    images, _ = data.datasets["val"].batch(np.array([mistake.row for mistake in mistakes]))
+    assert shown.dtype == np.uint8
+    assert np.array_equal(shown, np.minimum(images.numpy().astype(int) + 51, 255))
+
+
+def test_validation_alone_is_always_drawn(tmp_path: Path) -> None:
+    trainer(tmp_path, EvaluationPictures()).validate(classifier(), datamodule=Digits(), verbose=False)
+    assert pictures(tmp_path) == ["confusion/val", "mistakes/val"]
+    assert any(tmp_path.rglob("tensors.tsv"))
+
+
+class TwoLoaders(Digits):
+    """Validates twice."""
+
+    def val_dataloader(self) -> Any:
+        return [super().val_dataloader(), super().val_dataloader()]
+
+
+class TakesTwoLoaders(ImageClassifier):
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self(batch[0])
+
+
+def test_of_several_loaders_nothing_is_drawn(tmp_path: Path) -> None:
+    model = TakesTwoLoaders("resnet18", stem="small", width=8, in_channels=1, num_classes=10)
+    run, data = trainer(tmp_path, EvaluationPictures()), TwoLoaders()
+    run.fit(model, datamodule=data)
+    assert run.global_step == 1
+    run.test(model, datamodule=data, verbose=False)
+    assert pictures(tmp_path) == ["confusion/test", "mistakes/test"]
+    assert not any(tmp_path.rglob("tensors.tsv"))
+
+
+def test_no_hook_is_left_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hooks = classifier(), []
+
+    def fail(*args: Any) -> None:
+        hooks.extend(hook for module in model.modules() for hook in module._forward_pre_hooks.values())
+        raise RuntimeError("no such sample")
+
+    monkeypatch.setattr(model, "validation_step", fail)
+    with pytest.raises(RuntimeError, match="no such sample"):
+        trainer(tmp_path, EvaluationPictures()).fit(model, datamodule=Digits())
+    assert len(hooks) == 1
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_what_is_kept_for_the_projector_is_no_view() -> None:
+    callback, tokens = EvaluationPictures(), torch.randn(4, 50, 8)
+    callback._keep_features(torch.nn.Linear(8, 10), (tokens[:, 0],))
+    (kept,) = callback._features
+    assert torch.equal(kept, tokens[:, 0])
+    assert kept.untyped_storage().nbytes() == 4 * 8 * 4
+
+
+class TellsSamples(Callback):
+    """Says how many samples a confusion matrix has."""
+
+    def _tell(self, trainer: Trainer, split: str) -> None:
+        (callback,) = (c for c in trainer.callbacks if isinstance(c, EvaluationPictures))  # type: ignore[attr-defined]
+        print(f"{split} matrix of {callback._matrix.sum()}", flush=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell(trainer, "test")
+
+
 def test_two_processes(tmp_path: Path) -> None:
     """229 to validate: one process has 115 of them, and the other 114; the first one draws, and none waits."""
-    (done,) = run_jobs(tmp_path, [(2, ["fit", *DIGITS, "--data.val_fraction=0.1274"])])
+    splits = ["--data.val_fraction=0.1274", "--data.test_fraction=0.1502"]
+    tells = "--trainer.callbacks=tests.callbacks.test_evaluation_pictures.TellsSamples"
+    (done,) = run_jobs(tmp_path, [(2, ["fit", *DIGITS, *splits, tells])])
     assert done.codes == [0, 0], done.shown
-    tags = EventAccumulator(str(tmp_path / "runs/digits/version_0")).Reload().Tags()["images"]
+    data = Digits(val_fraction=0.1274, test_fraction=0.1502)
+    data.setup("fit")
+    sizes = {split: len(data.datasets[split]) for split in ("val", "test")}
+    assert sizes["val"] == 229
+    assert all(f"{split} matrix of {size}\n" in done.shown for split, size in sizes.items()), done.shown
+    tags = pictures(tmp_path / "runs/digits/version_0")
     assert tags == ["confusion/val", "mistakes/val", "confusion/test", "mistakes/test"]
 
 
-@pytest.mark.parametrize("option", ["num_mistakes", "num_embeddings"])
-def test_nothing_of_what_is_switched_off(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_here(monkeypatch, tmp_path, "fit", *DIGITS, f"--evaluation_pictures.{option}=0")
+@pytest.mark.parametrize(
+    ("option", "kinds", "embeddings"),
+    [
+        ("num_mistakes=0", {"confusion"}, True),
+        ("num_embeddings=0", {"confusion", "mistakes"}, False),
+        ("enabled=false", set(), False),
+    ],
+)
+def test_nothing_of_what_is_switched_off(
+    option: str, kinds: set[str], embeddings: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_here(monkeypatch, tmp_path, "fit", *DIGITS, f"--evaluation_pictures.{option}")
     version = tmp_path / "runs/digits/version_0"
-    tags = EventAccumulator(str(version)).Reload().Tags()["images"]
-    assert ("mistakes/val" in tags) == (option != "num_mistakes")
-    assert any(version.rglob("tensors.tsv")) == (option != "num_embeddings")
+    assert {tag.split("/")[0] for tag in pictures(version)} == kinds
+    assert any(version.rglob("tensors.tsv")) == embeddings

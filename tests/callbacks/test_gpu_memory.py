@@ -9,17 +9,17 @@ import torch
 from src.callbacks import GPUMemory
 
 
-def logged(device: str, every: int) -> list[tuple[int, float]]:
-    """By step, in four steps of two batches each."""
+def logged(device: str, every: int, start: int = 0) -> list[tuple[int, float]]:
+    """By step, in four steps of two batches each, after `start` steps of the run that goes on."""
     found: list[tuple[int, float]] = []
-    trainer: Any = SimpleNamespace(global_step=0, log_every_n_steps=every)
+    trainer: Any = SimpleNamespace(global_step=start, log_every_n_steps=every)
     module: Any = SimpleNamespace(
         device=torch.device(device), log=lambda name, value, batch_size: found.append((trainer.global_step, value))
     )
     callback = GPUMemory()
     callback.on_train_start(trainer, module)
     for batch in range(8):
-        trainer.global_step = (batch + 1) // 2
+        trainer.global_step = start + (batch + 1) // 2
         callback.on_train_batch_end(trainer, module, None, None, batch)
     return found
 
@@ -29,6 +29,7 @@ def test_the_peak_since_training_began(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.update({str(device): [2**20]}))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[str(device)][0])
     assert logged("cuda:1", every=2) == [(2, 1.0), (4, 1.0)]
+    assert logged("cuda:1", every=2, start=2) == [(4, 1.0), (6, 1.0)]
 
 
 def test_a_cpu_has_none() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
+from torchvision.ops import Permute
 
 from src.callbacks import FiniteLoss, NormStatistics
 from src.callbacks.norm_pages import QUANTITIES, History, layout
-from src.callbacks.norm_places import MAX_VALUES, Watch, find_places, moments, stuck_share, thinned
-from src.models import ImageClassifier, TextClassifier
-from src.norms import NORMS, BatchNorm1d
+from src.callbacks.norm_places import MAX_VALUES, Place, Watch, eval_gap, find_places, moments, stuck_share, thinned
+from src.callbacks.norm_warnings import NormWarnings
+from src.models import ImageClassifier, LSTMClassifier, TextClassifier
+from src.norms import NORMS, BatchNorm1d, families
 from tests.jobs import run_jobs
 
 Batch = tuple[Any, Tensor]
@@ -220,16 +223,52 @@ def test_padding_is_left_out() -> None:
         assert found[1][key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
 
 
-def test_of_a_large_map_some_rows_are_enough() -> None:
-    x = torch.randn(8, 16, 96, 96) * 3 + 2
-    seen, _ = thinned(x, 1, None)
-    assert seen.numel() <= MAX_VALUES < x.numel()
-    for part, all_of_it in zip(moments(seen, 1, None), moments(x, 1, None), strict=True):
-        torch.testing.assert_close(part, all_of_it, rtol=0.05, atol=0.05)
-    offset = x.half() + 1000  # computed in float32, and without cancelling
-    torch.testing.assert_close(
-        moments(*thinned(offset, 1, None)[:1], 1, None)[1], offset.float().var((0, 2, 3)), rtol=0.1, atol=0
-    )
+def bordered(shape: tuple[int, ...], dim: int) -> Tensor:
+    """Noise, far larger along a border: at the first place of dimension `dim`."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 2
+    x.select(dim, 0).add_(30)
+    return x
+
+
+# Of the last maps, one position of as many as a map has.
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(8, 16, 96, 96), (64, 64, 32, 32), (1, 8, 512, 512), (512, 512, 7, 7)])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_of_a_large_map_some_values_are_enough(shape: tuple[int, ...], dim: int, channels_last: bool) -> None:
+    x = bordered(shape, dim)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    seen = thinned(x, 1, None)
+    assert MAX_VALUES / 2 < seen[0].numel() < 1.1 * MAX_VALUES < x.numel()
+    means, variances = moments(*seen)
+    all_means, all_variances = moments(x, 1, None)
+    assert means.shape == all_means.shape
+    assert means.mean().item() == pytest.approx(all_means.mean().item(), rel=0.02)
+    assert variances.mean().item() == pytest.approx(all_variances.mean().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(64, 128, 512), (256, 64, 1024), (2, 4096, 256)])
+def test_of_long_texts_some_tokens_are_enough(shape: tuple[int, ...]) -> None:
+    """Those after the first of each text, too, and their own places of the mask."""
+    mask = torch.arange(shape[1]) < torch.linspace(2, shape[1], shape[0])[:, None]
+    x = bordered(shape, 1).masked_fill(~mask[:, :, None], 1e6)
+    seen = thinned(x, -1, mask)
+    assert MAX_VALUES / 2 < seen[0].numel() < 1.1 * MAX_VALUES < x.numel()
+    means, _ = moments(*seen)
+    all_means, _ = moments(x, -1, mask)
+    assert means.mean().item() == pytest.approx(all_means.mean().item(), rel=0.15)
+
+
+def test_of_a_large_batch_some_vectors_are_enough_and_computed_in_float32() -> None:
+    x = torch.randn(2**15, 16).half() + 1000
+    seen = thinned(x, 1, None)
+    assert seen[0].numel() == MAX_VALUES
+    torch.testing.assert_close(moments(*seen)[1], x.float().var(0), rtol=0.1, atol=0)
+
+
+def test_an_activation_that_is_alive_away_from_the_border_is_not_stuck() -> None:
+    x = bordered((64, 64, 32, 32), 2) + 2
+    x[:, :, 0] = -1
+    assert stuck_share(nn.ReLU(), *thinned(x, 1, None)) == 0
 
 
 @pytest.mark.parametrize(
@@ -262,6 +301,157 @@ def test_two_activations_after_a_residual() -> None:
     values = watch.read()
     assert values["stuck_share", "layer2.0.bn2"] == values["stuck_share", "layer2.0.downsample.1"] == 1
     assert values["stuck_share", "layer2.0.bn1"] < 1
+
+
+def watched(model: nn.Module, *inputs: Tensor) -> dict[tuple[str, str], float]:
+    """What is found in one step."""
+    watch = Watch(model, find_places(model))
+    model(*inputs).square().sum().backward()
+    watch.look_at_parameters()
+    watch.remove()
+    return watch.read()
+
+
+def test_the_channels_of_an_activation_are_those_of_the_norm_before_it() -> None:
+    """In a ConvNeXt, a norm of `(N, C, H, W)` goes before the first block's, which is of `(N, H, W, C)`."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        NORMS["LayerNorm"](4, 1), Permute([0, 2, 3, 1]), NORMS["LayerNorm"](4, -1), nn.Linear(4, 16), nn.GELU()
+    )
+    with torch.no_grad():
+        model[3].bias[:4] = -30
+    found = watched(model, torch.randn(2, 4, 6, 6))
+    assert found["stuck_share", "0"] == found["stuck_share", "2"] == 4 / 16
+
+
+class Residual(nn.Module):
+    """`x + 2 norm(x)`, x being a layer's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.norm = NORMS["Identity"](3, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x + 2 * self.norm(x)
+
+
+def test_the_gradient_at_an_identity_is_without_that_of_other_ways() -> None:
+    model, x = Residual(), torch.ones(2, 3)
+    expected = 2 * 2 * model(x)  # of the sum of squares
+    assert watched(model, x)["gradient_norm", "norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
+
+
+class Shared(nn.Module):
+    """One norm that runs three times: before an activation, on other values, and on fewer of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(3)
+        self.activation = nn.ReLU()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.layer(self.activation(self.norm(0 * self.layer(x))))
+        second = self.norm(5 + 3 * self.layer(x))
+        return first + 2 * second + self.norm(self.layer(x[:1])).sum()
+
+
+class Repeated(nn.Module):
+    """A forward pass that the backward pass repeats."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.model, x, use_reentrant=False)
+
+
+def test_of_a_layer_that_runs_several_times_the_last_full_run_counts() -> None:
+    torch.manual_seed(0)
+    model, x = Shared(), torch.randn(4, 3)
+    taken = 5 + 3 * model.layer(x)
+    with torch.no_grad():
+        y = model(x)
+    found = watched(model, x)
+    assert found["input_mean", "norm"] == pytest.approx(taken.mean().item(), rel=1e-5)
+    assert found["input_std", "norm"] == pytest.approx(taken.std(correction=0).item(), rel=1e-5)
+    assert found["gradient_norm", "norm"] == pytest.approx((2 * 2 * y).norm().item(), rel=1e-5)
+    assert ("stuck_share", "norm") not in found  # which was the first run's
+    assert {key: value for key, value in watched(Repeated(model), x).items() if "gradient_norm" not in key[0]} == {
+        (key, "model.norm"): value for (key, _), value in found.items() if "gradient_norm" not in key
+    }
+    assert watched(Repeated(model), x)["gradient_norm", "model.norm"] == pytest.approx(
+        found["gradient_norm", "norm"], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
+def test_a_recurrence_is_seen_past_its_first_step(name: str) -> None:
+    """Whose state is 0."""
+    torch.manual_seed(0)
+    model = LSTMClassifier(norm=NORMS[name], hidden_size=8, vocab_size=20, max_length=6)
+    steps: list[Tensor] = []
+    handle = model.backbone.lstm.norm_hidden.norm.register_forward_pre_hook(lambda _, args: steps.append(args[0]))
+    ids, lengths = torch.randint(1, 20, (4, 6)), torch.tensor([[6], [4], [6], [5]])
+    found = watched(model.backbone, ids, (torch.arange(6) < lengths).long())
+    handle.remove()
+    assert [len(x) for x in steps] == [4, 4, 4, 4, 3, 2]
+    assert found["input_std", "lstm.norm_hidden.norm"] == pytest.approx(steps[3].std(correction=0).item(), rel=1e-4)
+
+
+def test_the_eval_gap_of_a_constant_channel_is_its_shift() -> None:
+    """Its outputs are equal in training and in eval where its mean is the running one."""
+    layer = BatchNorm1d(2)
+    assert eval_gap(layer, torch.zeros(2), torch.zeros(2)).item() == 0
+    assert eval_gap(layer, torch.ones(2), torch.zeros(2)).item() == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_eval_gap_counts_padding_where_the_norm_does(masked: bool) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0, "vocab_size": 64}
+    ids, mask = torch.randint(1, 64, (3, 12)), (torch.arange(12) < torch.tensor([[5], [7], [9]])).long()
+    model = TextClassifier(norm=families.BatchNorm(masked=masked), **sizes).backbone
+    places = find_places(model)
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    for place in places:
+        place.layer.register_forward_hook(lambda layer, args, y: seen.update({layer: (args[0].detach(), y.detach())}))
+    watch = Watch(model, places)
+    model(input_ids=ids, attention_mask=mask)
+    watch.remove()
+    found = watch.read()
+    for place in places:
+        layer, (x, y) = place.layer, seen[place.layer]
+        in_eval = (x - layer.running_mean) / (layer.running_var + layer.eps).sqrt()  # weight 1, bias 0
+        gap = (in_eval - y)[mask.bool()] if masked else in_eval - y
+        assert found["eval_gap", place.name] == pytest.approx(gap.square().mean().sqrt().item(), rel=1e-3)
+
+
+def test_a_frozen_batch_norm_has_no_eval_gap() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), BatchNorm1d(4), nn.Linear(4, 4), BatchNorm1d(4))
+    model[1].eval()
+    found = watched(model, torch.randn(8, 3))
+    assert [name for key, name in found if key == "eval_gap"] == ["3"]
+
+
+def test_the_gradient_is_the_losss_in_gradient_accumulation_too(tmp_path: Path) -> None:
+    found = []
+    for count in (1, 3):
+        seed_everything(0)
+        model = Net()
+        model.backbone[3] = nn.Identity()
+        fit(
+            model,
+            batches(),
+            NormStatistics(every_n_steps=1),
+            folder=tmp_path / str(count),
+            accumulate_grad_batches=count,
+        )
+        found.append(scalars(tmp_path / str(count))["gradient_norm/1"][0][1])
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_the_layout_has_each_scalar_once_in_charts_of_ten(tmp_path: Path) -> None:
@@ -332,6 +522,14 @@ def test_an_eval_gap_is_warned_of_once_the_running_statistics_have_settled(caplo
     caplog.clear()
     fit(Net(BatchNorm1d(4, momentum=0.5), lr=0.0), data, NormStatistics(every_n_steps=1, eval_gap_limit=1e3))
     assert trouble(caplog) == []
+
+
+def test_an_eval_gap_that_is_not_a_number_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    watch: Any = SimpleNamespace(order=[Place("1", BatchNorm1d(4), "BatchNorm", 1)], num_values={}, shapes={})
+    warnings = NormWarnings(eval_gap_limit=1.0)
+    for gap, messages in ((float("nan"), 0), (float("inf"), 1)):
+        warnings.look(0, watch, {("eval_gap", "1"): gap, ("num_batches", "1"): 1000.0})
+        assert len(trouble(caplog)) == messages
 
 
 @pytest.mark.parametrize("compile", [False, True])

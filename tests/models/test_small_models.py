@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from src.models import Classifier, LSTMClassifier, MLPClassifier, VolumeClassifier
@@ -18,6 +20,7 @@ from src.norms import NORMS, BatchNorm1d, BatchNorm3d, NormFamily, swap_norms
 from src.norms import families as family
 from tests.errors import error_is
 from tests.models.test_classifiers import outside_norms
+from tests.ranks import Ranks
 
 FAMILIES = {**NORMS, "GroupNorm": family.GroupNorm(8), "TorchGroupNorm": family.TorchGroupNorm(8)}
 ON_VECTORS = [name for name in NORMS if "InstanceNorm" not in name]
@@ -45,6 +48,18 @@ def inputs_of(kind: str) -> Any:
     torch.manual_seed(1)
     # Four values a map in the last stage, so that an instance norm has a spread to take.
     return {"MLP": torch.randn(4, 24), "LSTM": texts(), "Volume": torch.randn(4, 1, 16, 16, 16)}[kind]
+
+
+def running_means_before_a_step() -> Tensor:
+    """Of an LSTM under DDP, after a step and before the next; the first process has the longer texts."""
+    model = DistributedDataParallel(build("LSTM", NORMS["BatchNorm"]))
+    found: list[Tensor] = []
+    lengths = (4, 4) if dist.get_rank() else (9, 9)
+    model(texts(lengths)).sum().backward()
+    norm = model.module.backbone.lstm.norm_cell
+    model.module.register_forward_pre_hook(lambda *_: found.append(norm.running_mean.clone()))
+    model(texts(lengths))
+    return found[0]
 
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -245,6 +260,21 @@ class TestLSTM:
         # Its weights start small, and its own buffers are no part of a checkpoint beside the steps'.
         torch.testing.assert_close(lstm.norm_cell.norm.weight.detach().float(), torch.full((32,), 0.1))
         assert "backbone.lstm.norm_hidden.norm.running_mean" not in model.state_dict()
+
+    @pytest.mark.parametrize("name", ["BatchNorm", "TorchBatchNorm"])
+    def test_no_buffer_is_a_part_of_another(self, name: str) -> None:
+        """Or DDP, which sends all to all processes, would write one step's statistics over another's."""
+        model = build("LSTM", NORMS[name])
+        model(texts((9, 9, 4, 6)))
+        storages = [buffer.untyped_storage().data_ptr() for buffer in model.backbone.buffers()]
+        assert len(storages) == len(set(storages)) == 9  # of the input's norm and of two for each step
+
+    @pytest.mark.slow  # starts processes, for what the test before says of one
+    def test_processes_whose_longest_texts_differ_keep_the_same_statistics(self) -> None:
+        """Each has the first one's statistics of every step when its batch begins."""
+        with Ranks(2) as ranks:
+            one, other = ranks(2, running_means_before_a_step)
+        torch.testing.assert_close(other, one, rtol=0, atol=0)
 
     @pytest.mark.parametrize("name", ["BatchNorm", "TorchBatchNorm"])
     def test_evaluation_takes_each_steps_running_statistics(self, name: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,14 +58,17 @@ class Kept(Logger):
         pass
 
 
-def fit(tmp_path: Path, *callbacks: Callback, **options: Any) -> tuple[Linear, dict[str, list[tuple[int, float]]]]:
+def fit(
+    tmp_path: Path, *callbacks: Callback, ckpt_path: Path | None = None, **options: Any
+) -> tuple[Linear, dict[str, list[tuple[int, float]]]]:
     """Two epochs of STEPS batches."""
     torch.manual_seed(0)
     model, logger = Linear(), Kept()
     always = {"max_epochs": 2, "limit_train_batches": STEPS, "num_sanity_val_steps": 0, "logger": logger}
     always |= {"use_distributed_sampler": False, "enable_model_summary": False, "enable_checkpointing": False}
     always |= {"accelerator": "cpu", "enable_progress_bar": bool(callbacks), "default_root_dir": tmp_path}
-    Trainer(callbacks=list(callbacks), **always, **options).fit(model, datamodule=Digits(batch_size=16))
+    trainer = Trainer(callbacks=list(callbacks), **(always | options))
+    trainer.fit(model, datamodule=Digits(batch_size=16), ckpt_path=ckpt_path, weights_only=True)
     return model, logger.values
 
 
@@ -97,6 +101,17 @@ def test_accumulated_gradients_change_no_score(tmp_path: Path) -> None:
     last_batches = [model.mean_scores(slice(batch, batch + 1))[0] for batch in range(3, 2 * STEPS, 4)]
     assert [value for _, value in logged["train/loss"]] == pytest.approx(last_batches, rel=1e-6)
     assert [step for step, _ in logged["train/samples_per_second"]] == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # the callback that saved is not there
+def test_a_run_that_goes_on_has_ended_no_step_yet(tmp_path: Path) -> None:
+    """Its first batch is half a step, though the run's last step was a logged one."""
+    saving = ModelCheckpoint(tmp_path, "last")
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "log_every_n_steps": STEPS // 2}
+    fit(tmp_path, saving, max_epochs=1, enable_checkpointing=True, **options)
+    _, logged = fit(tmp_path, ProgressBar(), SamplesPerSecond(), ckpt_path=tmp_path / "last.ckpt", **options)
+    assert [step for step, _ in logged["train/samples_per_second"]] == [STEPS - 1]
+    assert [step for step, _ in logged["train/seconds_per_step"]] == [STEPS - 1]
 
 
 class Waits(TorchDispatchMode):
