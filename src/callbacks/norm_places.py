@@ -18,7 +18,8 @@ from src.norms.recognize import RECOGNIZED, examine, is_norm
 
 MAX_VALUES = 2**18
 """Of a larger input, so many values are looked at: enough for means and spreads, and soon read."""
-GOLDEN = (math.sqrt(5) - 1) / 2
+WHOLE, GOLDEN = 2**16, 40503
+"""The golden ratio, 0.618, in whole numbers: float64 is not on every device, and float32 does not count far enough."""
 
 ACTIVATIONS = (
     nn.CELU,
@@ -84,8 +85,8 @@ def thinned(x: Tensor, channel_dim: int, mask: Tensor | None) -> tuple[Tensor, i
         x = x.reshape(len(x), -1, x.shape[-1])  # (N, positions, C), in most cases a view
         num_positions = x.shape[1]
         count = len(x) * num_positions
-        k = torch.arange(math.ceil(count / step), dtype=torch.float64, device=x.device)
-        places = ((k + k * GOLDEN % 1) * step).long().clamp_(max=count - 1)
+        k = torch.arange(math.ceil(count / step), device=x.device)
+        places = (k * step + k * GOLDEN % WHOLE * step // WHOLE).clamp_(max=count - 1)
         x = x[places // num_positions, places % num_positions]  # (K, C)
         channel_dim, mask = -1, mask if mask is None else mask.flatten()[places]
     return x.to(computing_dtype(x.dtype)), channel_dim, mask
