@@ -1,5 +1,6 @@
 """Where the runs run: here, or on a Ray cluster."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
@@ -47,8 +48,8 @@ class Cluster:
         except ModuleNotFoundError:
             fail("--ray needs Ray, which is not installed: pip install -r requirements-ray.txt")
         self.ray: Any = ray
-        # Workers otherwise find this project only where they share the driver's search path.
-        environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY)}}
+        # Workers otherwise find this project only where they share the driver's search path; Ray puts theirs in.
+        environment = {"env_vars": {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}${{PYTHONPATH}}"}}
         try:
             ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
