@@ -77,6 +77,7 @@ def test_compare(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert compare_here(monkeypatch, tmp_path, *shlex.split(command)[2:], "--dry_run") == 0
 
 
+@pytest.mark.slow  # the norms of the table go through the same suite in tests/norms
 @pytest.mark.parametrize("command", commands("python -m tests.norms.conform"))
 def test_conform(command: str) -> None:
     done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=REPOSITORY, capture_output=True, text=True)

@@ -103,6 +103,7 @@ def gathered(lengths: list[int]) -> list[int]:
     return gather_predictions(share).tolist()
 
 
+@pytest.mark.slow
 def test_predictions_up_to_the_first_that_is_missing() -> None:
     with Ranks(2) as ranks:
         for lengths, num_samples in [([3, 2], 5), ([2, 2], 4), ([90, 45], 91), ([45, 90], 90)]:

@@ -122,7 +122,7 @@ def test_torchrun_names_the_first_exception(rank: int, tmp_path: Path) -> None:
         pytest.param("lightning", 0, marks=slow),
         pytest.param("lightning", 1, marks=slow),
         pytest.param("torchrun", 0, marks=slow),
-        ("torchrun", 1),
+        pytest.param("torchrun", 1, marks=slow),
     ],
 )
 def test_a_killed_process_ends_the_others(launcher: str, rank: int, tmp_path: Path) -> None:

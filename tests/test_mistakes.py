@@ -25,7 +25,9 @@ MISTAKES = {
     "--model.norm=BatchNrm": f"unknown norm 'BatchNrm'. Did you mean 'BatchNorm'? There are: {NORMS}",
     "--model.norm=batchnorm": f"unknown norm 'batchnorm'. Did you mean 'BatchNorm'? There are: {NORMS}",
     "--model.norm=Quux": f"unknown norm 'Quux'. There are: {NORMS}",
-    "--model.norm.num_groups=4": "unknown option of BatchNorm 'num_groups'. There are: eps, masked, momentum",
+    "--model.norm.num_groups=4": (
+        "unknown option of BatchNorm 'num_groups'. There are: eps, masked, momentum, track_running_stats"
+    ),
     "--model.norm=GroupNorm --model.norm.num_group=4": (
         "unknown option of GroupNorm 'num_group'. Did you mean 'num_groups'? There are: eps, num_groups"
     ),

@@ -167,7 +167,11 @@ def test_every_norm_sees_the_same_batches(tmp_path: Path) -> None:
     assert not torch.equal(seen["BatchNorm"][:3], seen["BatchNorm"][3:])  # epochs differ
 
 
-@pytest.mark.parametrize("flags", [[], ["--trainer.check_val_every_n_epoch=2"]], ids=["", "validated seldom"])
+@pytest.mark.parametrize(
+    "flags",
+    [[], pytest.param(["--trainer.check_val_every_n_epoch=2"], marks=pytest.mark.slow)],
+    ids=["", "validated seldom"],
+)
 def test_a_killed_run_goes_on_with_the_same_command(flags: list[str], tmp_path: Path) -> None:
     command = ["fit", *DIGITS, *FEW, *flags, "--ckpt_path=last"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"

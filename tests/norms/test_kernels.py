@@ -100,6 +100,7 @@ def in_a_process(cache: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=REPOSITORY, env=variables, stdout=pipe, stderr=pipe, text=True)
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_share_one_library(tmp_path: Path) -> None:
     processes = [in_a_process(tmp_path) for _ in range(3)]
     outputs = {process.communicate()[0] for process in processes}

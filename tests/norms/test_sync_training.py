@@ -148,7 +148,7 @@ def ranks() -> Iterator[Ranks]:
         yield running
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [Images, Texts])
 def test_weights_after_several_steps(ranks: Ranks, kind: type[Images | Texts], world_size: int) -> None:
     expected = train(build(kind, "TorchBatchNorm", torch.float64), batches(kind, torch.float64), kind.learning_rate)

@@ -19,7 +19,7 @@ QUICK_CHECKS = ("precision_in_bfloat16", "offset_data", "offset_statistics")
 def is_quick(case: Case, dtype: torch.dtype, offset: float) -> bool:
     if offset:
         return dtype == torch.float32
-    return dtype == torch.bfloat16 or not case.is_long
+    return dtype == torch.bfloat16 or (dtype == torch.float32 and not case.is_long)
 
 
 @pytest.mark.parametrize(
