@@ -70,3 +70,8 @@ def test_measures(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_divergence_and_a_low_score_is_not(value: float) -> None:
     assert diverged({"train/loss": [(1, 0, 2.3), (2, 0, value)]})
     assert not diverged({"train/loss": [(1, 0, 2.3)], "test/accuracy": [(2, 1, 0.1)]})
+
+
+def test_a_score_whose_epoch_is_not_written_yet_waits_for_it() -> None:
+    curves = {"epoch": [(10, 1.0, 0.0)], "val/accuracy": [(10, 1.0, 0.5), (20, 2.0, 0.75)]}
+    assert measure(curves).val_accuracy == {1: 0.5}
