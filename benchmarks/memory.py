@@ -44,7 +44,7 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
 def peak_bytes(step: Callable[[], object]) -> int:
     """The most that a step allocates beyond what was there before it."""
     step()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         step()
     held = most = 0
     for event in sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns()):

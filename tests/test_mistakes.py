@@ -43,7 +43,7 @@ MISTAKES = {
         "crop_padding, flip, num_workers, root, scaling, split_seed, test_fraction, val_fraction"
     ),
     "--data.batch_size=0": "batch_size=0: expected 1 or more. Set --data.batch_size.",
-    "--data.scaling=standard": "scaling: expected one of 'standardize', 'minmax', 'none', got 'standard'",
+    "--data.scaling=standard": "data.scaling: expected one of 'standardize', 'minmax', 'none', got 'standard'",
     "--model=ImageClasifier": (f"unknown model 'ImageClasifier'. Did you mean 'ImageClassifier'? There are: {MODELS}"),
     "--data=MovingDigits": (
         "ImageClassifier reads images, and MovingDigits gives volumes: take other data, or one of these models: "
@@ -61,10 +61,10 @@ MISTAKES = {
     ),
     "--config=configs/digits_mlp.yaml --model.init_scale=0": "init_scale=0.0: expected a number above 0",
     "--config=configs/digits_mlp.yaml --model.activation=gelu": (
-        "activation: expected one of 'relu', 'sigmoid', 'tanh', got 'gelu'"
+        "model.activation: expected one of 'relu', 'sigmoid', 'tanh', got 'gelu'"
     ),
     "--config=configs/breast_cancer.yaml --data.scaling=raw": (
-        "scaling: expected one of 'standardize', 'minmax', 'none', got 'raw'"
+        "data.scaling: expected one of 'standardize', 'minmax', 'none', got 'raw'"
     ),
     "--config=configs/moving_digits.yaml --data.num_frames=20": (
         "num_frames=20: expected at most 9, after which a digit would leave its frame. Set --data.num_frames."
@@ -77,9 +77,11 @@ MISTAKES = {
         "unknown option of ImageClassifier 'backbon'. Did you mean 'backbone'? There are: backbone, channels_last, "
         "compile, norm, recipe, stem, weights, width"
     ),
-    "--model.recipe.lr=fast": "recipe.lr: expected float, got 'fast'",
+    "--model.recipe.lr=fast": "model.recipe.lr: expected float, got 'fast'",
     "--model.recipe.lr=-1": "recipe.lr=-1.0: expected a number above 0",
-    "--model.recipe.schedule=step": ("recipe.schedule: expected one of 'cosine', 'one_cycle', 'constant', got 'step'"),
+    "--model.recipe.schedule=step": (
+        "model.recipe.schedule: expected one of 'cosine', 'one_cycle', 'constant', got 'step'"
+    ),
     "--trainer.max_epoch=3": (
         "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
     ),
@@ -89,6 +91,38 @@ MISTAKES = {
     "--trainer.max_epochs=ten": "trainer.max_epochs: expected int or null, got 'ten'",
     "--config mistake.yaml": (
         "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
+    ),
+    "--config nested.yaml": (
+        "unknown option of GroupNorm 'num_group'. Did you mean 'num_groups'? There are: eps, num_groups"
+    ),
+    "--config nowhere.yaml": "cannot read the configuration nowhere.yaml: No such file or directory",
+    "--config broken.yaml": (
+        'the configuration broken.yaml is not YAML: while parsing a flow sequence in "broken.yaml", line 1, column 4 '
+        "expected ',' or ']', but got '<stream end>' in \"broken.yaml\", line 2, column 1"
+    ),
+    "--config text.yaml": ("the configuration text.yaml holds no options: expected lines such as 'seed_everything: 0'"),
+    "--model.recipe.lrr=2": (
+        "unknown option 'model.recipe.lrr'. Did you mean 'model.recipe.lr'? All options: python train.py fit --help"
+    ),
+    "--model.norm.eps=tiny": "model.norm.eps: expected float or null, got 'tiny'",
+    "--model.norm='{class_path: GroupNorm, init_args: {num_groups: few}}'": (
+        "model.norm.num_groups: expected int or null, got 'few'"
+    ),
+    "--model.norm=src.norms.BatchNrm": (
+        f"unknown norm 'src.norms.BatchNrm'. Did you mean 'BatchNorm'? There are: {NORMS}"
+    ),
+    "--model.norm=torch.nn.LayerNorm": (
+        f"unknown norm 'torch.nn.LayerNorm'. Did you mean 'LayerNorm'? There are: {NORMS}"
+    ),
+    "--data=ImageFolder": "ImageFolder needs an option that is not given: --data.folder",
+    "--seed_everything=many": "seed_everything: expected bool or int, got 'many'",
+    "--nrom=3": "unknown option 'nrom'. All options: python train.py fit --help",
+    "--norm_statistics.every=3": (
+        "unknown option 'norm_statistics.every'. Did you mean 'norm_statistics.every_n_steps'? All options: python "
+        "train.py fit --help"
+    ),
+    "--trainer.callbacks=EarlyStopping": (
+        "EarlyStopping needs an option that is not given: --trainer.callbacks.monitor"
     ),
     "--trainer.accelerator=cpu --trainer.devices=two": (
         "accelerator=cpu and devices=two do not fit (`devices` selected with `CPUAccelerator` should be an int > 0.). "
@@ -119,6 +153,10 @@ def test_fit(
     arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "mistake.yaml").write_text("trainer:\n  max_epoch: 3\n")
+    norm = "{class_path: GroupNorm, init_args: {num_group: 4}}"
+    (tmp_path / "nested.yaml").write_text(f"model:\n  init_args:\n    norm: {norm}\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    (tmp_path / "text.yaml").write_text("word\n")
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit --config=configs/digits.yaml {arguments}")
     assert shown == f"error: {MISTAKES[arguments]}".replace("{folder}", str(tmp_path))
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -132,6 +170,34 @@ def test_an_unknown_backbone_lists_what_there_is(
     known = ", ".join(sorted(torchvision.models.list_models(module=torchvision.models)))
     shown = error_of(monkeypatch, capsys, tmp_path, "fit --config=configs/digits.yaml --model.backbone=resnet81")
     assert shown == f"error: unknown backbone 'resnet81'. Did you mean 'resnet18'? There are: {known}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("--trainer.callbacks=EarlyStoping", "unknown trainer.callbacks 'EarlyStoping'. Did you mean 'EarlyStopping'?"),
+        ("--trainer.logger=CSVLoger", "unknown trainer.logger 'CSVLoger'. Did you mean 'CSVLogger'?"),
+        (
+            "--trainer.callbacks=EarlyStopping --trainer.callbacks.monitr=val/loss",
+            "unknown option of EarlyStopping 'monitr'. Did you mean 'monitor'?",
+        ),
+        ("--trainer.precision=17", "trainer.precision: expected one of 64, 32, 16, "),
+        # Mistakes of a kind that is not foreseen come through in the words of whoever found them.
+        ("surplus", ""),
+        ("--experiment", ""),
+        ("--trainer=3", ""),
+        ("--trainer.profiler=quick", ""),
+        ("--trainer.strategy=quick", ""),
+        ("--trainer.callbacks=GradientAccumulationScheduler --trainer.callbacks.scheduling='{0: many}'", ""),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shown = error_of(monkeypatch, capsys, tmp_path, f"fit --config=configs/digits.yaml {arguments}")
+    assert shown.startswith(f"error: {expected}")
+    assert len(shown.splitlines()) == 1
+    assert expected or len(shown) < 400
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -32,12 +32,13 @@ from src.callbacks import (
     SamplesPerSecond,
 )
 from src.cli.agreement import check_reads, disagreements, load_hyperparameters
+from src.cli.devices import check_world_size, missing_devices
 from src.cli.layer_sync import SyncNorms, check_sync
-from src.cli.parser import FROM_DATA, Parser, explain, fail
+from src.cli.mistakes import one_line
+from src.cli.parser import FROM_DATA, Parser, fail, failing_on_mistakes
 from src.cli.predictions import gather_predictions, write_predictions
 from src.cli.record import SaveConfig, log_final_scores
 from src.cli.runs import newest_checkpoint
-from src.cli.world_size import check_world_size
 from src.data import ClassificationData, DataError
 from src.failure import end_between_steps, wait_for, watch
 from src.models import Classifier
@@ -88,6 +89,10 @@ class TrainCLI(LightningCLI):
         for name in FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        with failing_on_mistakes(sys.argv[1:]):
+            super().parse_arguments(parser, args)
+
     def _parse_ckpt_path(self) -> None:
         """Not LightningCLI's, which lets a checkpoint's hyperparameters beat the flags: they are compared later."""
 
@@ -95,13 +100,23 @@ class TrainCLI(LightningCLI):
         try:
             self.ckpt_path = self._find_checkpoint()
             saved = load_hyperparameters(self.ckpt_path) if self.ckpt_path else {}
-            super().instantiate_classes()
+            self._instantiate()
             check_reads(self.model, self.datamodule)
             self._check_agreement(saved)
             if self._option("trainer.sync_batchnorm"):
                 check_sync(self.trainer, self.model)
         except (ValueError, OSError, MisconfigurationException) as error:
-            fail(explain(str(error)))
+            fail(str(error))
+
+    def _instantiate(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (
+            ValueError,
+            OSError,
+            MisconfigurationException,
+        ) as error:  # of a class that is not ours, such as a callback
+            fail(one_line(str(error)))
 
     def _option(self, key: str) -> Any:
         return self.config[self.subcommand][key]
@@ -157,6 +172,8 @@ class TrainCLI(LightningCLI):
                 f"accelerator={options.accelerator} and devices={options.devices} do not fit ({error}). Set "
                 "--trainer.devices to a number of processes."
             ) from error
+        except MisconfigurationException as error:
+            raise ValueError(missing_devices(options.accelerator, options.devices) or str(error)) from error
         check_world_size(trainer.num_devices, trainer.num_nodes)
         if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # and none that a strategy was given
             trainer.strategy._timeout = timeout  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from src.cli import TrainCLI
+from src.cli.parser import failing_on_mistakes
 
 WHICH_RUN = ("config", "experiment", "ckpt_path")
 
@@ -34,7 +35,8 @@ class FitParser(TrainCLI):
         A mistake ends the program as it ends train.py.
         """
         parser = self._subcommand_parsers["fit"]
-        config = parser.parse_args(list(flags))
+        with failing_on_mistakes(flags):
+            config = parser.parse_args(list(flags))
         dumped = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
         options: dict[str, Any] = yaml.safe_load(dumped)
         return {name: value for name, value in options.items() if name not in WHICH_RUN}

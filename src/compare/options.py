@@ -4,15 +4,16 @@ import argparse
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from src.cli.parser import explain, fail
+from src.cli.mistakes import Options as CommandOptions
+from src.cli.mistakes import arguments_of
+from src.cli.parser import fail, failing_on_mistakes
 from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
 from src.compare.layout import FigureSpec
 
@@ -106,29 +107,10 @@ def check_options(names: Sequence[str]) -> None:
             raise ValueError(f"{name} cannot be set or varied: compare.py chooses it for each run")
 
 
-class Parser(ArgumentParser):
-    """jsonargparse's, with errors of one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        if found := re.search(r"[Uu]nrecognized arguments: --([^\s=]+)|does not accept option '([\w.]+)'", message):
-            name = found[1] or found[2]
-            nearest = get_close_matches(name, ["study", *(option.name for option in fields(Options))], n=1)
-            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            fail(f"unknown option '{name}'.{hint} All options: python compare.py --help")
-        if found := re.search(r"FigureSpec':\s+Option '(\w+)' is not accepted", message):
-            parts = ", ".join(part.name for part in fields(FigureSpec))
-            fail(f"unknown part '{found[1]}' of a figure: it has {parts}")
-        if message.endswith("arguments are required: config"):
-            fail(
-                "nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE"
-            )
-        fail(explain(message))
-
-
-def make_parser() -> Parser:
-    parser = Parser(prog="compare.py", allow_abbrev=False, description=(Options.__doc__ or "").split("\n")[0])
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="compare.py", allow_abbrev=False, exit_on_error=False, description=(Options.__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--study", action=ActionConfigFile, help="A YAML file with these options as its keys.")
     parser.add_class_arguments(Options, as_group=False, skip=set(SWITCHES))
     for name, text in SWITCHES.items():
@@ -144,8 +126,12 @@ def parse(arguments: list[str]) -> Options:
     own, for_all = _apart(rest)
     if given.config:
         own.append(f"--config={json.dumps(given.config)}")
+    if not any(option.startswith(("--config", "--study", "--help", "-h")) for option in own):
+        fail("nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE")
     parser = make_parser()
-    namespace = parser.instantiate_classes(parser.parse_args(own))
+    known = CommandOptions({**arguments_of(Options), "study": Any}, {}, "study", (), "python compare.py --help")
+    with failing_on_mistakes(own, known):
+        namespace = parser.instantiate_classes(parser.parse_args(own))
     study = namespace.pop("study")
     options = Options(**vars(namespace))
     options.set = {**options.set, **for_all}

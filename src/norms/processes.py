@@ -93,5 +93,7 @@ def _gather(row: Tensor, group: ProcessGroup) -> Tensor:
         rows[dist.get_rank(group)] = row
         dist.all_reduce(rows, group=group)
     else:
-        dist.all_gather_into_tensor(rows, row, group=group)
+        # Its name of late; where both are there, the older one may be deprecated.
+        name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+        getattr(dist, name)(rows, row, group=group)
     return rows

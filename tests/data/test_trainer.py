@@ -11,13 +11,6 @@ from lightning.pytorch import LightningModule, Trainer
 from src.data import Digits, TextFiles
 from tests.standins import make_text_file
 
-pytestmark = [
-    # In-memory data needs no workers; Lightning cannot know.
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    # Lightning 2.6 makes a LeafSpec, which torch 2.15 deprecates.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-]
-
 
 class Recorder(LightningModule):
     """Keeps the images and labels that each stage is given."""

@@ -317,7 +317,7 @@ def test_torchvisions_feature_extractor(name: str) -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:.torch.jit.trace:FutureWarning",  # still in use, though torch.export is its successor
+    "ignore:.torch.jit.trace",  # still in use, though torch.export is its successor
     # A trace keeps the answers to the checks of its example's shape, of torch's norms as of ours.
     "ignore:Converting a tensor to a Python:torch.jit.TracerWarning",
 )

@@ -174,9 +174,7 @@ def _differentiate(
 
         inputs = (x.requires_grad_(), *(p.detach().clone().requires_grad_() for p in layer.parameters()))
         torch.manual_seed(0)
-        with warnings.catch_warnings():  # torch's own, the first time that it differentiates in forward mode
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
-            assert tool(output, inputs, sum(i.numel() for i in inputs) > 100), where
+        assert tool(output, inputs, sum(i.numel() for i in inputs) > 100), where
 
 
 @check(tracks)

@@ -1,0 +1,249 @@
+"""What is wrong with the options of a command, in words of this project.
+
+jsonargparse finds it too, and says so in sentences that differ from version to version. So where it refuses a command,
+the command is read once more: each option is looked up in the signature of what it sets, and the first that is unknown,
+or whose value is not of its type, is told.
+"""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from src.models.names import unknown_name
+
+PLAIN = (bool, int, float, str, NoneType, list, dict, Any)
+"""Types of which a value says by itself what is wrong with it; classes have options of their own."""
+
+
+class OptionError(Exception):
+    """A mistake in a command, as it is told."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the options of a program set.
+
+    Attributes:
+        types: the type of each option; of `trainer` and its like, the class whose arguments are options in turn.
+        catalogues: for each base class what its values are called, and those that have a name.
+        files: the option that names a YAML file of options.
+        derived: arguments that are not the user's to give.
+        help: the command that lists all options.
+    """
+
+    types: Mapping[str, Any]
+    catalogues: Mapping[type, tuple[str, Mapping[str, Any]]]
+    files: str
+    derived: Sequence[str]
+    help: str
+
+    def is_group(self, kind: Any) -> bool:
+        """Whether the arguments of a type are options of their own."""
+        return dataclasses.is_dataclass(kind) or (
+            isinstance(kind, type) and kind not in PLAIN and kind in self.types.values()
+        )
+
+    def unknown(self, name: str, *known: str) -> OptionError:
+        """`unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?`"""
+        groups = {group: kind for group, kind in self.types.items() if self.is_group(kind)}
+        inside = [f"{group}.{option}" for group, kind in groups.items() for option in arguments_of(kind)]
+        nearest = get_close_matches(name, [*self.types, *inside, *known], n=1)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        return OptionError(f"unknown option '{name}'.{hint} All options: {self.help}")
+
+
+@dataclass
+class Given:
+    """What a command gives for an option: a value, or the name of a class, and options inside of it."""
+
+    value: Any = None
+    parts: dict[str, "Given"] = field(default_factory=dict)
+
+    def set(self, value: Any) -> None:
+        """Take in a value of a flag or of a file, over what was there."""
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = yaml.safe_load(value)
+        if not isinstance(value, Mapping):
+            self.value, self.parts = value, {}
+            return
+        if "class_path" in value:
+            if value["class_path"] != self.value:
+                self.set(value["class_path"])
+            value = value.get("init_args") or {}
+        elif "init_args" in value:
+            value = value["init_args"] or {}
+        for name, part in value.items():
+            self.part(str(name)).set(part)
+
+    def part(self, name: str) -> "Given":
+        return self.parts.setdefault(name, Given())
+
+
+def find_mistake(arguments: Sequence[str], options: Options) -> str | None:
+    """The first mistake in a command's arguments, or None where it is of another kind than those known here."""
+    try:
+        for name, given in _read(arguments, options.files).parts.items():
+            if name not in options.types:
+                inside = next(iter(given.parts), None)
+                raise options.unknown(name if given.value is not None or inside is None else f"{name}.{inside}")
+            _check(name, options.types[name], given, options)
+    except (OptionError, yaml.YAMLError) as mistake:
+        return " ".join(str(mistake).split()) if isinstance(mistake, yaml.YAMLError) else str(mistake)
+    return None
+
+
+def one_line(message: str, limit: int = 300) -> str:
+    """A message that was not foreseen, without its line breaks and without the objects that it dumps."""
+    text = " ".join(message.partition("Given value type:")[0].split())
+    return text if len(text) <= limit else f"{text[:limit]} ..."
+
+
+def _read(arguments: Sequence[str], files: str) -> Given:
+    """The arguments as options inside of options, the later ones over the earlier ones."""
+    command = Given()
+    remaining = list(arguments)
+    while remaining:
+        name, equals, value = remaining.pop(0).partition("=")
+        if not name.startswith("--") or name in ("--help", "--print_config") or name.endswith(".help"):
+            continue
+        if not equals:
+            value = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
+        if name == f"--{files}":
+            command.set(_load(value))
+            continue
+        place = command
+        for part in name.removeprefix("--").removesuffix("+").split("."):
+            if part != "init_args":
+                place = place.part(part)
+        if name.endswith(".class_path"):
+            continue
+        place.set([] if name.endswith("+") else value)
+    return command
+
+
+def _load(path: str) -> Mapping[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.safe_load(file)
+    except OSError as error:
+        raise OptionError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"the configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, Mapping):
+        raise OptionError(f"the configuration {path} holds no options: expected lines such as 'seed_everything: 0'")
+    return found
+
+
+def _check(name: str, kind: Any, given: Given, options: Options) -> None:
+    base = _base(kind)
+    if options.is_group(base) and base not in options.catalogues:
+        known = arguments_of(base)
+        for option, inside in given.parts.items():
+            if option not in known:
+                raise options.unknown(f"{name}.{option}", *(f"{name}.{each}" for each in known))
+            _check(f"{name}.{option}", known[option], inside, options)
+    elif given.value is None or (not given.parts and _fits(kind, given.value)):
+        return  # what has parts alone is of a class that is not named here
+    elif bases := _classes(kind):
+        _check_class(name, bases, given, options)
+    else:
+        raise OptionError(f"{name}: expected {_described(kind)}, got '{given.value}'")
+
+
+def _check_class(name: str, bases: tuple[type, ...], given: Given, options: Options) -> None:
+    """A value that names a class, with options of its own."""
+    called, known = options.catalogues.get(
+        bases[0], (name, {c.__name__: c for base in bases for c in _subclasses(base)})
+    )
+    named = _find_class(str(given.value), bases, known)
+    if named is None:
+        raise OptionError(unknown_name(called, str(given.value), known))
+    own = _class_of(named)
+    kinds = {option: kind for option, kind in arguments_of(named).items() if option not in options.derived}
+    for option, inside in given.parts.items():
+        if option not in kinds:
+            raise OptionError(unknown_name(f"option of {own.__name__}", option, kinds))
+        _check(f"{name}.{option}", kinds[option], inside, options)
+    for option, parameter in inspect.signature(own).parameters.items():
+        if option in kinds and option not in given.parts and parameter.default is inspect.Parameter.empty:
+            raise OptionError(f"{own.__name__} needs an option that is not given: --{name}.{option}")
+
+
+def _find_class(name: str, bases: tuple[type, ...], known: Mapping[str, Any]) -> Any:
+    """What a known name, that of another subclass or a dotted path stands for; None where it is nothing of the kind."""
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        others = {each.__name__: each for base in bases for each in _subclasses(base)}
+        return known.get(name) or others.get(name)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return None
+    return found if isinstance(found, type) and issubclass(found, bases) else None
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    each: type
+    for each in base.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def _class_of(named: Any) -> type:
+    return named if isinstance(named, type) else type(named)
+
+
+def arguments_of(named: Any) -> dict[str, Any]:
+    """The arguments of a class, or of an instance's class, with their types."""
+    constructor = _class_of(named)
+    hints = get_type_hints(inspect.getattr_static(constructor, "__init__"))
+    parameters = inspect.signature(constructor).parameters.values()
+    return {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _base(kind: Any) -> Any:
+    """The class in `Class | None`, or else the type as it is."""
+    members = [member for member in _members(kind) if member is not NoneType]
+    return members[0] if len(members) == 1 else kind
+
+
+def _classes(kind: Any) -> tuple[type, ...]:
+    """The classes that a value of the type may name, alone or in a list."""
+    members = [part for member in _members(kind) for part in (get_args(member) or (member,))]
+    return tuple(part for part in members if isinstance(part, type) and part not in PLAIN)
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=kind)
+    try:
+        if isinstance(value, str):
+            parser.parse_args([f"--value={value}"])
+        else:
+            parser.parse_object({"value": value})
+    except (ArgumentError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _described(kind: Any) -> str:
+    """`int or null`, `one of 'sgd', 'adamw'`."""
+    members = _members(kind)
+    literals = [repr(value) for member in members if get_origin(member) is Literal for value in get_args(member)]
+    words = [f"one of {', '.join(literals)}"] if literals else []
+    for member in members:
+        if get_origin(member) is not Literal:
+            words.append("null" if member is NoneType else getattr(member, "__name__", str(member)))
+    return " or ".join(words)
