@@ -2,10 +2,16 @@
 
 import os
 import platform
-from importlib.metadata import version
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "transformers", "tokenizers", "numpy")
+"""What decides a run's numbers, or reads its files."""
 
 
 def num_cores() -> int:
@@ -29,5 +35,30 @@ def hardware() -> str:
 
 def software() -> str:
     """The versions of Python and of what trains."""
-    versions = [f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics")]
-    return ", ".join([f"Python {platform.python_version()}", *versions])
+    found = [f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics")]
+    return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def versions() -> dict[str, str]:
+    """The versions of this project, Python and the packages that are installed, and CUDA's where torch has one."""
+    found = {"lightning-norms": tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]}
+    found["python"] = platform.python_version()
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # torch under another name, say, as some machines with GPUs have it
+            continue
+    return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
+
+
+def commit() -> tuple[str, bool] | tuple[None, None]:
+    """This project's commit, and whether its files are as they were committed; None without git."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        head, changes = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return head.strip(), not changes

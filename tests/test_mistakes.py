@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.cli.agreement import disagreements
+from src.machine import versions
 from src.norms.families import BatchNorm
 from tests.commands import PLAIN, error_of, run_here, run_process
 
@@ -224,8 +226,6 @@ def test_gpus_that_are_not_there(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    import torch
-
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit --config=configs/digits.yaml {arguments}")
@@ -295,6 +295,37 @@ def test_a_checkpoint_of_another_model(
     run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *PLAIN)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
     assert shown.endswith("recipe.lr: the checkpoint has 0.03, the command asks for 0.5")
+
+
+def test_a_checkpoint_of_another_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    files = "--config=configs/digits.yaml --config=configs/debug.yaml"
+    run_here(monkeypatch, tmp_path, "fit", *files.split(), *PLAIN)
+    path = tmp_path / "runs/debug/version_0/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+
+    del checkpoint["versions"]  # of before they were kept
+    torch.save(checkpoint, path)
+    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=last", *PLAIN)
+
+    checkpoint["versions"] = {**versions(), "lightning-norms": "9.0"}
+    torch.save(checkpoint, path)
+    run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=last", *PLAIN)
+
+    weights = checkpoint["state_dict"]
+    weights["backbone.norm1.weight"] = weights.pop("backbone.bn1.weight")
+    weights["backbone.fc.bias"] = torch.zeros(7)
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    here = versions()["lightning-norms"]
+    for command in ("test", "fit"):
+        assert error_of(monkeypatch, capsys, tmp_path, f"{command} {files} --ckpt_path=other.ckpt") == (
+            "error: the checkpoint other.ckpt does not fit the command\n"
+            "  weights that the model does not have: backbone.norm1.weight\n"
+            "  weights that the checkpoint does not have: backbone.bn1.weight\n"
+            "  weights of other shapes: backbone.fc.bias\n"
+            f"  it was made with lightning-norms 9.0 (here {here}): take these versions, or train anew"
+        )
 
 
 def test_a_checkpoint_from_before_an_option_was_there() -> None:

@@ -1,9 +1,12 @@
 """A run from the command line, and what it leaves behind."""
 
 import csv
+import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.cli import TrainCLI
 from src.data import Digits
+from src.machine import commit, hardware, versions
 from src.models import ImageClassifier
 from src.norms import NORMS
 from tests.commands import PLAIN, REPOSITORY, error_of, run_here, run_process
@@ -50,7 +54,7 @@ def test_tensorboard_has_the_curves(run: tuple[Path, str]) -> None:
     expected = ["train/loss", "train/loss_epoch", "train/accuracy", "train/samples_per_second", "lr-SGD/pg1", "epoch"]
     expected += [f"{split}/{score}" for split in ("val", "test") for score in ("loss", "accuracy", "f1")]
     assert set(expected) <= set(tags["scalars"])
-    assert "config/text_summary" in tags["tensors"]
+    assert {"config/text_summary", "environment/text_summary"} <= set(tags["tensors"])
 
 
 def test_it_learned(run: tuple[Path, str]) -> None:
@@ -69,6 +73,37 @@ def test_hyperparameters_stand_beside_the_final_score(run: tuple[Path, str]) -> 
     assert options["data"] == "Digits"
     (accuracy,) = found.Scalars("test/accuracy")
     assert found.Scalars("hp/test/accuracy")[0].value == accuracy.value
+
+
+def test_what_it_ran_on_is_saved(run: tuple[Path, str]) -> None:
+    version = run[0] / "runs/digits/version_0"
+    (ran,) = yaml.safe_load((version / "environment.yaml").read_text())
+    commands = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain"]
+    head, changes = (subprocess.run(c, cwd=REPOSITORY, capture_output=True, text=True).stdout for c in commands)
+    expected = {
+        "command": shlex.join(["python", str(REPOSITORY / "train.py"), "fit", *DIGITS, *ONE_EPOCH]),
+        "seed": 0,
+        "device": hardware(),
+        "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
+        "processes": 1,
+        "precision": "32-true",
+        "commit": head.strip() or None,
+        "clean": not changes if head else None,
+        "versions": versions(),
+    }
+    assert (datetime.now(UTC) - datetime.fromisoformat(ran.pop("started"))).total_seconds() < 3600
+    assert ran == expected
+    checkpoint = torch.load(version / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["versions"] == versions()
+    assert versions()["torch"] == importlib.metadata.version("torch")
+
+
+def test_without_git_the_commit_is_not_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert commit()[0]
+    monkeypatch.setattr("src.machine.REPOSITORY", tmp_path)
+    assert commit() == (None, None)
+    monkeypatch.setenv("PATH", "")
+    assert commit() == (None, None)
 
 
 def test_the_saved_config_is_whole(run: tuple[Path, str]) -> None:

@@ -2,12 +2,15 @@
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from src.data import ClassificationData
+from src.machine import versions
 from src.models import MODELS, Classifier
 
 # What may differ from the checkpoint's where training does not go on: it changes nothing that the checkpoint has not.
@@ -15,8 +18,18 @@ SPEED = {"channels_last", "compile"}
 FREE = SPEED | {"recipe", "weights"}
 
 
-def load_hyperparameters(path: Path) -> dict[str, Any]:
-    """The hyperparameters in a checkpoint of this project.
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint of this project says of itself."""
+
+    path: Path
+    hyperparameters: Mapping[str, Any]
+    shapes: Mapping[str, torch.Size]
+    versions: Mapping[str, str]
+
+
+def load_saved(path: Path) -> Saved:
+    """What a checkpoint of this project says of itself.
 
     Raises:
         ValueError: the file is missing, or is not such a checkpoint.
@@ -27,8 +40,9 @@ def load_hyperparameters(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
         hyperparameters["_class_path"]  # a checkpoint of ours names its model's class
-        return hyperparameters
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        shapes = {name: value.shape for name, value in checkpoint["state_dict"].items()}
+        return Saved(path, hyperparameters, shapes, checkpoint.get("versions", {}))
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise ValueError(f"'{path}' is not a checkpoint of train.py, or it is damaged") from error
 
 
@@ -46,6 +60,22 @@ def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: 
     lines = []
     for name in sorted((asked.keys() & saved.keys()) - free):
         lines += _differences(name.removeprefix("_"), asked[name], saved[name])
+    return lines
+
+
+def misfits(model: Classifier, saved: Saved) -> list[str]:
+    """A line for each kind of difference between a model's weights and a checkpoint's, and one for what made it."""
+    own = {name: value.shape for name, value in model.state_dict().items() if not is_lazy(value)}
+    differences = {
+        "weights that the model does not have": saved.shapes.keys() - own.keys(),
+        "weights that the checkpoint does not have": own.keys() - saved.shapes.keys(),
+        "weights of other shapes": {n for n in own.keys() & saved.shapes.keys() if own[n] != saved.shapes[n]},
+    }
+    lines = [f"{what}: {', '.join(sorted(n)[:5])}{' ...' * (len(n) > 5)}" for what, n in differences.items() if n]
+    here = versions()
+    other = [f"{name} {its} (here {here.get(name)})" for name, its in saved.versions.items() if here.get(name) != its]
+    if lines and other:
+        lines.append(f"it was made with {', '.join(other)}: take these versions, or train anew")
     return lines
 
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,13 @@ from src.callbacks import (
     ProgressBar,
     SamplesPerSecond,
 )
-from src.cli.agreement import check_reads, disagreements, load_hyperparameters
+from src.cli.agreement import Saved, check_reads, disagreements, load_saved, misfits
 from src.cli.devices import check_world_size, missing_devices
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.mistakes import one_line
 from src.cli.parser import FROM_DATA, Parser, fail, failing_on_mistakes
 from src.cli.predictions import gather_predictions, write_predictions
-from src.cli.record import SaveConfig, log_final_scores
+from src.cli.record import SaveRecord, log_final_scores
 from src.cli.runs import newest_checkpoint
 from src.data import ClassificationData, DataError
 from src.failure import end_between_steps, wait_for, watch
@@ -63,7 +62,7 @@ class TrainCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=Parser,
-            save_config_callback=SaveConfig,
+            save_config_callback=SaveRecord,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
             seed_everything_default=0,
@@ -99,10 +98,11 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             self.ckpt_path = self._find_checkpoint()
-            saved = load_hyperparameters(self.ckpt_path) if self.ckpt_path else {}
+            saved = load_saved(self.ckpt_path) if self.ckpt_path else None
             self._instantiate()
             check_reads(self.model, self.datamodule)
-            self._check_agreement(saved)
+            if saved:
+                self._check_agreement(saved)
             if self._option("trainer.sync_batchnorm"):
                 check_sync(self.trainer, self.model)
         except (ValueError, OSError, MisconfigurationException) as error:
@@ -143,12 +143,13 @@ class TrainCLI(LightningCLI):
             raise ValueError(f"--ckpt_path={asked}: the newest run in {self.experiment_dir} has none; run fit first")
         return found
 
-    def _check_agreement(self, saved: Mapping[str, Any]) -> None:
-        lines = disagreements(self.model.hparams, saved, resuming=self.subcommand == "fit")
-        if lines and self.ckpt_path:
-            config = self.ckpt_path.parent.parent / "config.yaml"
+    def _check_agreement(self, saved: Saved) -> None:
+        lines = disagreements(self.model.hparams, saved.hyperparameters, resuming=self.subcommand == "fit")
+        lines = lines or misfits(self.model, saved)
+        if lines:
+            config = saved.path.parent.parent / "config.yaml"
             hint = f" (it was made with --config {config})" if config.is_file() else ""
-            raise ValueError("\n  ".join([f"the checkpoint {self.ckpt_path} does not fit the command{hint}", *lines]))
+            raise ValueError("\n  ".join([f"the checkpoint {saved.path} does not fit the command{hint}", *lines]))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self._get(self.config_init, "trainer")
