@@ -1,18 +1,23 @@
 PYTHON ?= python3
 JOBS ?= 1
-BIN := .venv/bin
-# Made last, so that an installation that was interrupted is begun again.
-INSTALLED := .venv/installed
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+# Touched last, so that an installation that was interrupted is begun anew.
+TRAIN := .venv/train
+DEV := .venv/dev
+# Raised by hand: both at once, after `make test-newest` has passed.
+TORCH := -P torch==2.14.1 -P torchvision==0.29.1
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" --upgrade $(TORCH)
 
-.PHONY: setup train test check capabilities pictures bench bench-check tensorboard clean
+.PHONY: setup train test test-quick check lock test-lowest test-newest capabilities pictures bench bench-check tensorboard clean
 
-setup: $(INSTALLED)  ## make the environment
+setup: $(TRAIN)  ## make the environment to train in, from the lock
 
-$(INSTALLED): requirements.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"Python 3.11 or later is needed, and $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12" if v < (3, 11) else 0)'
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
+$(TRAIN): locks/train.txt
+	$(PYTHON) scripts/environment.py train
+
+$(DEV): locks/dev.txt
+	$(PYTHON) scripts/environment.py dev
 
 train: setup  ## train a ResNet on digits, then test it
 	$(BIN)/python train.py fit --config configs/digits.yaml
@@ -20,15 +25,35 @@ train: setup  ## train a ResNet on digits, then test it
 test: check  ## lint, types and tests
 	$(BIN)/python -m pytest
 
-check: setup  ## lint and types alone
+check: $(DEV)  ## lint and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --quiet .github
 
-capabilities: setup  ## write docs/capabilities.md from the conformance suite
+# Without the kernels, which need a C++ compiler, and without runs of many processes.
+QUICK := tests/data tests/models/test_recipe.py tests/models/test_small_models.py tests/norms/test_padding.py \
+	tests/norms/test_properties.py tests/norms/test_swap.py tests/test_environment.py tests/test_mistakes.py
+
+test-quick: $(DEV)  ## some minutes of tests, for systems that the rest is not made for
+	$(BIN)/python -m pytest $(QUICK)
+
+lock: $(DEV)  ## resolve the newest versions that the ranges admit, for all systems and Pythons
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	$(LOCK) --group uv --output-file locks/uv.txt
+	$(LOCK) requirements.txt --group dev --output-file locks/dev.txt
+	$(LOCK) requirements.txt --constraint locks/dev.txt --output-file locks/train.txt
+
+test-lowest test-newest: test-%:  ## the tests with the lowest or the newest versions that the ranges admit
+	$(PYTHON) scripts/environment.py $*
+	.venv-$*/$(notdir $(BIN))/python -m pytest
+
+capabilities: $(DEV)  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
 
-pictures: setup  ## draw docs/pictures, TensorBoard's with Chromium
+pictures: $(DEV)  ## draw docs/pictures, TensorBoard's with Chromium
 	$(BIN)/python -m tests.pictures
 	$(BIN)/python docs/axes.py
 
@@ -47,5 +72,5 @@ bench-check: setup  ## fail where a norm has become slower than it was meant to 
 tensorboard: setup  ## watch the runs
 	$(BIN)/tensorboard --logdir runs
 
-clean:  ## remove the environment and caches; runs and data stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache data/cache
+clean:  ## remove the environments and caches; runs and data stay
+	rm -rf .venv .venv-lowest .venv-newest .mypy_cache .pytest_cache .ruff_cache data/cache

@@ -26,6 +26,7 @@ ENDS_WITH_PARENT = "LIGHTNING_NORMS_ENDS_WITH_PARENT"
 
 _STARTED_BY = "LIGHTNING_NORMS_STARTED_BY"
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # which on Windows ends a process as abruptly
 _TIMED_OUT = "timed? ?out"
 _OF_THE_CONNECTION = f"connection (was )?(closed|reset|refused)|broken pipe|remote process exited|{_TIMED_OUT}"
 _last_word = threading.Lock()  # whoever has it ends this process
@@ -96,7 +97,7 @@ def _speak(error: Exception) -> NoReturn:
             )
             if os.environ.get(_STARTED_BY) == str(os.getppid()):
                 # It would have spoken before: it is the one that hangs, and may be unable to see this one end.
-                os.kill(os.getppid(), signal.SIGKILL)
+                os.kill(os.getppid(), _SIGKILL)
         elif of_the_connection:
             _say(f"process {get_rank()} lost another process, whose error is the first one if there is one")
         _end(1)

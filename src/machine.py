@@ -41,7 +41,11 @@ def software() -> str:
 
 def versions() -> dict[str, str]:
     """The versions of this project, Python and the packages that are installed, and CUDA's where torch has one."""
-    found = {"lightning-norms": tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]}
+    found = {
+        "lightning-norms": tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "version"
+        ]
+    }
     found["python"] = platform.python_version()
     for name in PACKAGES:
         try:

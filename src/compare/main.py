@@ -1,7 +1,6 @@
 """compare.py from its command line to its tables."""
 
 import contextlib
-import fcntl
 import itertools
 import os
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -88,14 +88,13 @@ def hold(output: Path) -> Iterator[None]:
     """Make the folder, and keep other comparisons out of it until the block or this process ends."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = (output / "lock").open("w")
+        lock = FileLock(output / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        fail(f"another comparison is running in {output}: wait until it has ended, or choose another --output")
     except OSError as error:
         fail(f"cannot write to {output} ({error.strerror}): choose another --output")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fail(f"another comparison is running in {output}: wait until it has ended, or choose another --output")
         yield
 
 
