@@ -6,7 +6,7 @@ TRAIN := .venv/train
 DEV := .venv/dev
 # Raised by hand: both at once, after `make test-newest` has passed.
 TORCH := -P torch==2.14.1 -P torchvision==0.29.1
-LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+LOCK := .venv-lock/$(notdir $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade $(TORCH)
 
 .PHONY: setup train test test-quick check lock test-lowest test-newest capabilities pictures bench bench-check tensorboard clean
@@ -40,8 +40,9 @@ QUICK := tests/data tests/models/test_recipe.py tests/models/test_small_models.p
 test-quick: $(DEV)  ## some minutes of tests, for systems that the rest is not made for
 	$(BIN)/python -m pytest $(QUICK)
 
-lock: $(DEV)  ## resolve the newest versions that the ranges admit, for all systems and Pythons
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+lock:  ## resolve the newest versions that the ranges admit, for all systems and Pythons
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/$(notdir $(BIN))/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
 	$(LOCK) --group uv --output-file locks/uv.txt
 	$(LOCK) requirements.txt --group dev --output-file locks/dev.txt
 	$(LOCK) requirements.txt --constraint locks/dev.txt --output-file locks/train.txt
@@ -73,4 +74,4 @@ tensorboard: setup  ## watch the runs
 	$(BIN)/tensorboard --logdir runs
 
 clean:  ## remove the environments and caches; runs and data stay
-	rm -rf .venv .venv-lowest .venv-newest .mypy_cache .pytest_cache .ruff_cache data/cache
+	rm -rf .venv .venv-lock .venv-lowest .venv-newest .mypy_cache .pytest_cache .ruff_cache data/cache

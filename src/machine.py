@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,7 +41,8 @@ def software() -> str:
     return ", ".join([f"Python {platform.python_version()}", *found])
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """The versions of this project, Python and the packages that are installed, and CUDA's where torch has one."""
     found = {
         "lightning-norms": tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][

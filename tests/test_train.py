@@ -83,8 +83,8 @@ def test_what_it_ran_on_is_saved(run: tuple[Path, str]) -> None:
     expected = {
         "command": shlex.join(["python", str(REPOSITORY / "train.py"), "fit", *DIGITS, *ONE_EPOCH]),
         "seed": 0,
-        "device": hardware(),
-        "accelerator": "cuda" if torch.cuda.is_available() else "cpu",
+        "hardware": hardware(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
         "processes": 1,
         "precision": "32-true",
         "commit": head.strip() or None,

@@ -28,7 +28,7 @@ class OptionError(Exception):
 
 
 @dataclass(frozen=True)
-class Options:
+class CommandLine:
     """What the options of a program set.
 
     Attributes:
@@ -87,22 +87,22 @@ class Given:
         return self.parts.setdefault(name, Given())
 
 
-def find_mistake(arguments: Sequence[str], options: Options) -> str | None:
+def find_mistake(arguments: Sequence[str], line: CommandLine) -> str | None:
     """The first mistake in a command's arguments, or None where it is of another kind than those known here."""
     try:
-        for name, given in _read(arguments, options.files).parts.items():
-            if name not in options.types:
+        for name, given in _read(arguments, line.files).parts.items():
+            if name not in line.types:
                 inside = next(iter(given.parts), None)
-                raise options.unknown(name if given.value is not None or inside is None else f"{name}.{inside}")
-            _check(name, options.types[name], given, options)
+                raise line.unknown(name if given.value is not None or inside is None else f"{name}.{inside}")
+            _check(name, line.types[name], given, line)
     except (OptionError, yaml.YAMLError) as mistake:
-        return " ".join(str(mistake).split()) if isinstance(mistake, yaml.YAMLError) else str(mistake)
+        return " ".join(str(mistake).split())
     return None
 
 
 def one_line(message: str, limit: int = 300) -> str:
-    """A message that was not foreseen, without its line breaks and without the objects that it dumps."""
-    text = " ".join(message.partition("Given value type:")[0].split())
+    """The begin of a message that was not foreseen, without its line breaks."""
+    text = " ".join(message.split())
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
@@ -142,36 +142,34 @@ def _load(path: str) -> Mapping[str, Any]:
     return found
 
 
-def _check(name: str, kind: Any, given: Given, options: Options) -> None:
+def _check(name: str, kind: Any, given: Given, line: CommandLine) -> None:
     base = _base(kind)
-    if options.is_group(base) and base not in options.catalogues:
+    if line.is_group(base) and base not in line.catalogues:
         known = arguments_of(base)
         for option, inside in given.parts.items():
             if option not in known:
-                raise options.unknown(f"{name}.{option}", *(f"{name}.{each}" for each in known))
-            _check(f"{name}.{option}", known[option], inside, options)
+                raise line.unknown(f"{name}.{option}", *(f"{name}.{each}" for each in known))
+            _check(f"{name}.{option}", known[option], inside, line)
     elif given.value is None or (not given.parts and _fits(kind, given.value)):
         return  # what has parts alone is of a class that is not named here
     elif bases := _classes(kind):
-        _check_class(name, bases, given, options)
+        _check_class(name, bases, given, line)
     else:
         raise OptionError(f"{name}: expected {_described(kind)}, got '{given.value}'")
 
 
-def _check_class(name: str, bases: tuple[type, ...], given: Given, options: Options) -> None:
+def _check_class(name: str, bases: tuple[type, ...], given: Given, line: CommandLine) -> None:
     """A value that names a class, with options of its own."""
-    called, known = options.catalogues.get(
-        bases[0], (name, {c.__name__: c for base in bases for c in _subclasses(base)})
-    )
+    called, known = line.catalogues.get(bases[0], (name, {c.__name__: c for base in bases for c in _subclasses(base)}))
     named = _find_class(str(given.value), bases, known)
     if named is None:
         raise OptionError(unknown_name(called, str(given.value), known))
     own = _class_of(named)
-    kinds = {option: kind for option, kind in arguments_of(named).items() if option not in options.derived}
+    kinds = {option: kind for option, kind in arguments_of(named).items() if option not in line.derived}
     for option, inside in given.parts.items():
         if option not in kinds:
             raise OptionError(unknown_name(f"option of {own.__name__}", option, kinds))
-        _check(f"{name}.{option}", kinds[option], inside, options)
+        _check(f"{name}.{option}", kinds[option], inside, line)
     for option, parameter in inspect.signature(own).parameters.items():
         if option in kinds and option not in given.parts and parameter.default is inspect.Parameter.empty:
             raise OptionError(f"{own.__name__} needs an option that is not given: --{name}.{option}")

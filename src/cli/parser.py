@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from src.callbacks import EvaluationPictures, NormStatistics
-from src.cli.mistakes import Options, find_mistake, one_line
+from src.cli.mistakes import CommandLine, find_mistake, one_line
 from src.data import DATASETS, ClassificationData
 from src.failure import local_rank, yield_to_others
 from src.models import MODELS, Classifier, Recipe
@@ -21,7 +21,7 @@ from src.norms import NORMS, NormFamily
 FROM_DATA = ("num_classes", "in_channels", "in_features", "vocab_size", "max_length", "pad_token_id")
 """Arguments of the models that the CLI takes from the data."""
 
-OPTIONS = Options(
+COMMAND_LINE = CommandLine(
     types={
         "config": Any,
         "seed_everything": bool | int,
@@ -88,9 +88,9 @@ class Parser(LightningArgumentParser):
 
 
 @contextmanager
-def failing_on_mistakes(arguments: Sequence[str], options: Options = OPTIONS) -> Iterator[None]:
+def failing_on_mistakes(arguments: Sequence[str], line: CommandLine = COMMAND_LINE) -> Iterator[None]:
     """End the program where a parser inside of the block refuses the arguments."""
     try:
         yield
     except ArgumentError as error:
-        fail(find_mistake(arguments, options) or one_line(str(error)))
+        fail(find_mistake(arguments, line) or one_line(str(error)))

@@ -39,7 +39,7 @@ class SaveRecord(SaveConfigCallback):
                 trainer.logger.experiment.add_text(name, f"```yaml\n{text}\n```", trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["versions"] = versions()
+        checkpoint["versions"] = dict(versions())
 
 
 def environment(trainer: Trainer, seed: int | bool) -> dict[str, Any]:
@@ -49,13 +49,13 @@ def environment(trainer: Trainer, seed: int | bool) -> dict[str, Any]:
         "command": shlex.join(["python", *sys.argv]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
-        "device": hardware(),
-        "accelerator": type(trainer.accelerator).__name__.removesuffix("Accelerator").lower(),
+        "hardware": hardware(),
+        "device": trainer.strategy.root_device.type,
         "processes": trainer.world_size,
         "precision": trainer.precision,
         "commit": revision,
         "clean": clean,
-        "versions": versions(),
+        "versions": dict(versions()),
     }
 
 

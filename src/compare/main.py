@@ -88,8 +88,7 @@ def hold(output: Path) -> Iterator[None]:
     """Make the folder, and keep other comparisons out of it until the block or this process ends."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output / "lock", timeout=0)
-        lock.acquire()
+        lock = FileLock(output / "lock").acquire(timeout=0)
     except Timeout:
         fail(f"another comparison is running in {output}: wait until it has ended, or choose another --output")
     except OSError as error:

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from src.cli.mistakes import Options as CommandOptions
-from src.cli.mistakes import arguments_of
+from src.cli.mistakes import CommandLine, arguments_of
 from src.cli.parser import fail, failing_on_mistakes
 from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
 from src.compare.layout import FigureSpec
@@ -55,7 +54,7 @@ class Options:
         ray: the address of a Ray cluster, such as `auto` or `10.0.0.1:6379`, on which to run.
     """
 
-    config: str | list[str]
+    config: str | list[str] = field(default_factory=list)
     norms: str | list[Any] | None = field(default_factory=list)
     batch_sizes: int | str | list[int] = field(default_factory=list)
     learning_rates: float | str | list[float] = field(default_factory=list)
@@ -126,14 +125,14 @@ def parse(arguments: list[str]) -> Options:
     own, for_all = _apart(rest)
     if given.config:
         own.append(f"--config={json.dumps(given.config)}")
-    if not any(option.startswith(("--config", "--study", "--help", "-h")) for option in own):
-        fail("nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE")
     parser = make_parser()
-    known = CommandOptions({**arguments_of(Options), "study": Any}, {}, "study", (), "python compare.py --help")
+    known = CommandLine({**arguments_of(Options), "study": Any}, {}, "study", (), "python compare.py --help")
     with failing_on_mistakes(own, known):
         namespace = parser.instantiate_classes(parser.parse_args(own))
     study = namespace.pop("study")
     options = Options(**vars(namespace))
+    if not options.configs:
+        fail("nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE")
     options.set = {**options.set, **for_all}
     named_by = Path(study[-1].relative if study else options.configs[0])
     options.output = options.output or str(Path("runs/compare", named_by.stem))

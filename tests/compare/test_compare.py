@@ -182,11 +182,13 @@ def test_the_number_of_runs_is_said_first_and_a_dry_run_starts_none(
         ("--config=configs/digits.yaml --norms=BatchNorm --baseline=LayerNorm", "baseline=LayerNorm: no axis has this"),
         ("--config=configs/digits.yaml --seeds=0", "seeds=0: expected a number above 0"),
         ("--study=nowhere.yaml", "nowhere.yaml"),
+        ("--study=empty.yaml", "nothing to compare: give --config=configs/digits.yaml"),
     ],
 )
 def test_a_mistake_ends_the_comparison_before_anything_runs(
     arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "empty.yaml").write_text("seeds: 2\n")
     shown = error_of(monkeypatch, capsys, tmp_path, f"{arguments} --dry_run")  # lest a mistake that is missed trains
     assert message in shown
     assert shown.startswith("error: ")
@@ -229,6 +231,8 @@ def test_two_comparisons_do_not_share_a_folder(
     with hold(tmp_path / "out"):
         shown = error_of(monkeypatch, capsys, tmp_path, "--config=configs/digits.yaml --output=out")
     assert shown == ("error: another comparison is running in out: wait until it has ended, or choose another --output")
+    with hold(tmp_path / "out"):  # what has ended does not hold it
+        pass
 
 
 @pytest.mark.slow
