@@ -57,12 +57,11 @@ def install(folder, kind):
     python = folder / BIN / ("python" + SUFFIX)
     whole = [name for name in KINDS if (folder / name).exists()]
     locked = kind in ("train", "dev")
-    if not whole or not locked:
-        make = [sys.executable, "-m", "venv", "--clear", str(folder)]
-        if subprocess.run(make).returncode:
-            fail(f"no environment could be made in {folder.name}; the reason is above")
-    for name in whole:
-        (folder / name).unlink()
+    if whole and locked:
+        for name in whole:
+            (folder / name).unlink()
+    elif subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
+        fail(f"no environment could be made in {folder.name}; the reason is above")
     uv = find_uv(python)
     if uv:
         command = [uv, "pip", "install", "--python", str(python), *KINDS[kind]]

@@ -79,6 +79,16 @@ def test_half_an_installation_is_begun_anew(repository: Path, tmp_path: Path) ->
     assert calls[1:] == [f"pip install --python {python} --require-hashes -r locks/{n}.txt" for n in ("train", "dev")]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for uv is a script with a first line that names Python")
+def test_ranges_are_tried_anew_each_time(repository: Path, tmp_path: Path) -> None:
+    put_uv(tmp_path / "programs", 0)
+    for _ in range(2):
+        assert make(repository, "newest", uv=tmp_path / "programs").returncode == 0
+        assert not (repository / ".venv-newest/former").exists()
+        (repository / ".venv-newest/former").touch()
+    assert not (repository / ".venv").exists()
+
+
 def test_a_python_that_is_too_old(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
         script(tmp_path).check_python((3, 10, 13, "final", 0))
