@@ -40,10 +40,14 @@ def load_saved(path: Path) -> Saved:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
         hyperparameters["_class_path"]  # a checkpoint of ours names its model's class
-        shapes = {name: value.shape for name, value in checkpoint["state_dict"].items()}
-        return Saved(path, hyperparameters, shapes, checkpoint.get("versions", {}))
+        return Saved(path, hyperparameters, shapes(checkpoint["state_dict"]), checkpoint.get("versions", {}))
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise ValueError(f"'{path}' is not a checkpoint of train.py, or it is damaged") from error
+
+
+def shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """The shapes of a state dict's tensors; what else a module may keep there has none."""
+    return {name: value.shape for name, value in weights.items() if isinstance(value, torch.Tensor)}
 
 
 def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: bool) -> list[str]:
@@ -65,7 +69,10 @@ def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: 
 
 def misfits(model: Classifier, saved: Saved) -> list[str]:
     """A line for each kind of difference between a model's weights and a checkpoint's, and one for what made it."""
-    own = {name: value.shape for name, value in model.state_dict().items() if not is_lazy(value)}
+    weights = model.state_dict()
+    if not model.strict_loading or any(map(is_lazy, weights.values())):  # of which the first batch gives the shapes
+        return []
+    own = shapes(weights)
     differences = {
         "weights that the model does not have": saved.shapes.keys() - own.keys(),
         "weights that the checkpoint does not have": own.keys() - saved.shapes.keys(),
