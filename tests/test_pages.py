@@ -6,7 +6,7 @@ import pytest
 
 from tests.commands import QUIET, run_process
 
-pytest.importorskip("playwright", reason="needs playwright, of requirements.txt")
+pytest.importorskip("playwright", reason="needs playwright, of the group test in pyproject.toml")
 
 from playwright.sync_api import Browser, expect
 

@@ -285,7 +285,7 @@ def eps_not_positive(subject: Subject) -> None:
             errors[eps, training] = error_of(lambda: ours(case.input)), error_of(lambda: theirs(case.input))  # noqa: B023
     if errors[0.0, False][1] is not None:  # torch 2.11 has one rule for both, in other words; ours is its successors'
         assert errors.pop((0.0, False))[0] is None
-        errors = {key: tuple(error and error[0] for error in pair) for key, pair in errors.items()}
+        errors = {key: tuple(error and error[0] for error in both) for key, both in errors.items()}
     for found, expected in errors.values():
         assert found == expected, f"{found} where torch has {expected}"
 
