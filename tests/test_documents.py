@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -135,9 +136,11 @@ def test_make_targets_exist(command: str) -> None:
 
 
 def test_the_requirements_are_what_is_installed() -> None:
-    options = ["--no-index", "--dry-run", "--quiet", "-r", "requirements.txt"]
-    done = subprocess.run([sys.executable, "-m", "pip", "install", *options], cwd=REPOSITORY, capture_output=True)
-    assert done.returncode == 0, done.stderr
+    """Without pip's resolver, whose answer hangs on how a machine's pip is set up."""
+    for requirement in (Requirement(line.split("#")[0]) for line in requirement_lines("test")):
+        assert version(requirement.name) in requirement.specifier, requirement
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("kind", ["train", "dev"])
@@ -153,9 +156,9 @@ def test_the_lock_is_within_the_ranges(kind: str) -> None:
     assert len(locks[kind]) == len(everything)  # none is without a hash
     groups = ["test", "lint"] if kind == "dev" else []
     for requirement in (Requirement(line.split("#")[0]) for line in requirement_lines(*groups)):
-        versions = [version for name, version in locks[kind] if canonicalize_name(name) == requirement.name]
-        assert versions, requirement
-        assert all(version in requirement.specifier for version in versions), requirement
+        locked = [number for name, number in locks[kind] if canonicalize_name(name) == requirement.name]
+        assert locked, requirement
+        assert all(number in requirement.specifier for number in locked), requirement
 
 
 def requirement_lines(*groups: str) -> list[str]:
