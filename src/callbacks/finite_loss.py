@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from src.callbacks.uncompiled import uncompiled
 from src.models.tally import is_logged_step
-from src.norms.processes import Synchronizable
+from src.norms.sync import Synchronizable
 
 log = logging.getLogger(__name__)
 

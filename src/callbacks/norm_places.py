@@ -13,8 +13,8 @@ from torch.utils.hooks import RemovableHandle
 
 from src.norms.functional import computing_dtype, is_recomputing
 from src.norms.padding import ReadsPaddingMask
-from src.norms.processes import Synchronizable
-from src.norms.recognize import RECOGNIZED, examine, is_norm
+from src.norms.recognize import examine, family_of, is_norm
+from src.norms.sync import Synchronizable
 
 MAX_VALUES = 2**18
 """Of a larger input, so many values are looked at: enough for means and spreads, and soon read."""
@@ -59,10 +59,10 @@ def find_places(model: nn.Module) -> list[Place]:
             try:
                 found = examine(name, layer)
             except ValueError:  # it cannot be swapped, and is looked at all the same
-                known = [value for base, value in RECOGNIZED.items() if isinstance(layer, base)]
-                kind, channel_dim = known[0] if known else (None, -1)
+                family = family_of(layer)
+                kind, channel_dim = (family.kind, family.base_channel_dim) if family else (None, -1)
             else:
-                kind, channel_dim = found.kind, found.site.channel_dim or -1
+                kind, channel_dim = found.kind, found.site.channel_dim
             places.append(Place(name, layer, kind, channel_dim))
     return places
 

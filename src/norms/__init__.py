@@ -5,7 +5,7 @@ yet: `NORMS["LayerNorm"](64, channel_dim=1)` builds a layer, `swap_norms(model, 
 place in a model, and `families.GroupNorm(num_groups=8)` is a family with an option of its own.
 """
 
-from src.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from src.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from src.norms.dynamic_tanh import DynamicTanh
 from src.norms.families import NORMS
 from src.norms.family import NormFamily
@@ -16,7 +16,6 @@ from src.norms.layer_norm import LayerNorm
 from src.norms.rms_norm import RMSNorm
 from src.norms.swap import swap_norms
 from src.norms.sync import check_synchronizable, synchronize
-from src.norms.sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "NORMS",

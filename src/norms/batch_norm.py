@@ -1,15 +1,19 @@
 """Batch normalization: each channel over the whole batch (Ioffe and Szegedy, 2015, arXiv 1502.03167)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.norms.functional import Statistics, axes_within, check_dtypes, dense, is_recomputing
+from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.functional import Statistics, axes_within, is_recomputing
+from src.norms.inputs import check_at_least_2d, check_dtypes, dense
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
-from src.norms.processes import Synchronizable
 from src.norms.standardize import follow, normalize_by, standardize
+from src.norms.sync import Synchronizable, synchronize
 
 
 class BatchNorm(Synchronizable, _BatchNorm):
@@ -34,10 +38,7 @@ class BatchNorm(Synchronizable, _BatchNorm):
     """
 
     channel_dim = 1
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+    _check_input_dim = check_at_least_2d
 
     def mask_for(self, x: Tensor) -> Tensor | None:
         return None
@@ -130,3 +131,80 @@ class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
     """Batch normalization of `(..., D)`: each feature over all positions of all samples, padding left out."""
 
     channel_dim = -1
+
+
+class SyncBatchNorm(BatchNorm):
+    """`torch.nn.SyncBatchNorm` from scratch, on CPU, too: `(N, C, *)`, over N and * of all processes.
+
+    A process may bring any number of samples and places, none among them, as long as it makes the same calls as the
+    others. Weight and bias get the gradients of the process' own samples; DistributedDataParallel averages them.
+
+    Args:
+        process_group: the processes that share their statistics; None: all. The other arguments are BatchNorm's.
+    """
+
+    synchronized = True
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: ProcessGroup | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        **bias: bool,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **bias)
+        self.process_group = process_group
+
+    @classmethod
+    def convert_sync_batchnorm(cls, module: nn.Module, process_group: ProcessGroup | None = None) -> nn.Module:
+        """`module`, whose batch norms, ours and torch's, are now synchronized; the objects stay the same."""
+        synchronize(module, process_group, cls)
+        return module
+
+
+class BatchNormFamily(NormFamily):
+    """Each channel over the batch and its positions; running statistics in eval (arXiv 1502.03167).
+
+    Args:
+        eps: added to the variance.
+        momentum: the share of a new batch in the running statistics.
+        masked: on text, whether statistics leave padding out, as they do by default; false shows what it does to them.
+        track_running_stats: whether to keep running statistics, as by default; without them eval takes the batch's.
+    """
+
+    kind = "BatchNorm"
+    base = _BatchNorm
+    base_channel_dim = 1
+    on_maps: Layer = BatchNorm
+    on_tokens: Layer = TokenBatchNorm
+    drop_ins: tuple[Layer, ...] = (BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm)
+
+    def __init__(
+        self,
+        eps: float | None = None,
+        momentum: float | None = None,
+        masked: bool | None = None,
+        track_running_stats: bool | None = None,
+    ) -> None:
+        self.eps, self.momentum = positive("eps", eps), positive("momentum", momentum)
+        self.masked, self.track_running_stats = masked, track_running_stats
+        self.overrides = given(eps=eps, momentum=momentum, masked=masked, track_running_stats=track_running_stats)
+
+    def set_options(self, layer: nn.Module) -> None:
+        super().set_options(layer)
+        if self.track_running_stats is False:
+            for name in ("running_mean", "running_var", "num_batches_tracked"):
+                layer.register_buffer(name, None)
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        options = {"momentum": site.momentum, **self.options_at(site)}
+        masked = options.pop("masked", None)
+        layer = self.layer_class(site)(site.num_features, affine=site.affine, **options)
+        if isinstance(layer, ReadsPaddingMask) and masked is not None:
+            layer.masked = masked
+        return layer

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from src.norms.family import NormFamily, NormSite
 from src.norms.functional import Axes, computing_dtype, shape_along
 from src.norms.leaf import leaf
 
@@ -53,3 +54,20 @@ class DynamicTanh(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, channel_dim={self.channel_dim}, alpha={self.initial_alpha}"
+
+
+class DynamicTanhFamily(NormFamily):
+    """tanh(alpha * x) with a learned alpha, instead of a norm (arXiv 2503.10622).
+
+    Args:
+        alpha: the first value of alpha.
+    """
+
+    kind = "DynamicTanh"
+    base = on_maps = on_tokens = DynamicTanh
+
+    def __init__(self, alpha: float = 0.5) -> None:
+        self.alpha = alpha
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        return DynamicTanh(site.num_features, site.channel_dim, self.alpha, site.affine)

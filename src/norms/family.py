@@ -1,17 +1,20 @@
-"""What a model takes as its norm: a family, which builds the layer that fits each place."""
+"""What a model takes as its norm: a family, which builds the layer for each place in the model."""
 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
+
+Number = TypeVar("Number", int, float)
+Layer = type[nn.Module]
 
 
 @dataclass(frozen=True)
 class NormSite:
-    """A place for a norm in a model, with what a layer put there keeps unless its family says otherwise."""
+    """A place for a norm in a model, and the settings that a new layer there takes unless its family sets others."""
 
     num_features: int
     channel_dim: int = 1  # 1 for (N, C, *), -1 for (..., D)
@@ -19,28 +22,47 @@ class NormSite:
     momentum: float | None = 0.1
     affine: bool = True
     bias: bool = True
+    num_dims: int = 1  # trailing dimensions that are normalized together: 3 for LayerNorm((C, H, W))
 
 
 class NormFamily(ABC):
-    """A kind of norm with its options, free of any size: what `NORMS` holds and a config's `norm:` names.
+    """A norm with its options and without a size: an entry of `NORMS`, and what a config's `norm:` names.
 
-    `family(num_features, channel_dim)` builds one layer; `swap_norms(model, family)` one for each place in a model.
+    `family(num_features, channel_dim)` builds one layer; `swap_norms(model, family)` builds one for each place in a
+    model. A subclass names its layers, takes its options in `__init__`, and builds a layer in `layer_at`. Its docstring
+    becomes the help of the flag.
     """
 
     kind: str
-    """Families of one kind compute the same, so that weights and running statistics pass between them."""
+    """Families of one kind compute the same numbers, so weights and running statistics carry over between them."""
 
-    stands_in: Mapping[str, type[nn.Module]] = {}
-    """The layer that takes over from one of the same kind, by the class name that ours and torch's share."""
+    base: Layer
+    """A layer of any model that inherits from this class is recognized as this kind."""
 
-    overrides: Mapping[str, Any] = {}
-    """Attributes that a layer taken over from the same kind gets, because the user gave them."""
+    base_channel_dim: int = -1
+    """The channel's dimension of such a layer, unless it has an attribute `channel_dim`."""
+
+    on_maps: Layer
+    """The layer for maps `(N, C, *)`."""
+
+    on_tokens: Layer
+    """The layer for tokens `(..., D)`."""
+
+    drop_ins: tuple[Layer, ...] = ()
+    """Further layers, each of which replaces a layer of the same kind and class name: BatchNorm2d replaces torch's."""
 
     needs_positions: bool = False
-    """Whether it takes statistics over the positions of one sample, which a vector `(B, D)` has none of."""
+    """Whether the statistics run over the positions of one sample. A vector `(B, D)` has none."""
+
+    overrides: Mapping[str, Any] = {}
+    """The options that the user gave, as attributes to set on a layer of the same kind that is replaced."""
 
     def __call__(self, num_features: int, channel_dim: int = 1) -> nn.Module:
-        """The layer for `(N, C, *)` maps, `channel_dim=1`, or for `(..., D)` tokens, `channel_dim=-1`."""
+        """The layer for maps `(N, C, *)` with `channel_dim=1`, or for tokens `(..., D)` with `channel_dim=-1`.
+
+        Raises:
+            ValueError: another `channel_dim`, or a size that does not fit this norm.
+        """
         if channel_dim not in (1, -1):
             raise ValueError(f"channel_dim={channel_dim}: expected 1, for (N, C, *), or -1, for (..., D)")
         site = NormSite(num_features, channel_dim)
@@ -48,22 +70,37 @@ class NormFamily(ABC):
         return self.build(site)
 
     @abstractmethod
+    def layer_at(self, site: NormSite) -> nn.Module:
+        """A new layer for this place; it may have a bias even where the place has none."""
+
     def build(self, site: NormSite) -> nn.Module:
-        """A fresh layer for this place."""
+        """A new layer for this place."""
+        layer = self.layer_at(site)
+        if not site.bias and getattr(layer, "bias", None) is not None:
+            layer.register_parameter("bias", None)
+        return layer
+
+    def layer_class(self, site: NormSite) -> Layer:
+        """The class of a new layer for this place."""
+        return self.on_tokens if site.channel_dim == -1 else self.on_maps
+
+    def same_named(self, class_name: str) -> Layer | None:
+        """The class that replaces a layer of the same kind whose class has this name, or None."""
+        return next((c for c in (self.on_maps, self.on_tokens, *self.drop_ins) if c.__name__ == class_name), None)
 
     def check(self, sites: Mapping[str, NormSite]) -> None:  # noqa: B027 (most norms fit every place)
-        """Raise ValueError for the first of a model's places, by their names, that this norm does not fit."""
+        """Raise ValueError for the first place of a model, by its name, that this norm does not fit."""
 
     def changes(self, kind: str | None) -> bool:
-        """Whether what the user gave has to be checked against a layer of this kind, too."""
+        """Whether a layer of this kind, once replaced, differs from what it was: then `check` has to see its place."""
         return kind != self.kind or bool(self.overrides)
 
     def options_at(self, site: NormSite) -> dict[str, Any]:
-        """Arguments of a fresh layer: the place's eps, unless the user gave one, and what else the user gave."""
+        """Keyword arguments of a new layer: the options that the user gave, and else the place's eps."""
         return {**given(eps=site.eps), **self.overrides}
 
     def set_options(self, layer: nn.Module) -> None:
-        """Give a layer of this kind what the user gave, and leave the rest of it as it is."""
+        """Set the options that the user gave on a layer of this kind."""
         for option, value in self.overrides.items():
             setattr(layer, option, value)
 
@@ -84,5 +121,16 @@ class NormFamily(ABC):
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that are not None: those that the user gave."""
+    """The options that the user gave: those that are not None."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def positive(name: str, value: Number | None) -> Number | None:
+    """The value of an option, or None where the user did not give it.
+
+    Raises:
+        ValueError: the value is not above 0.
+    """
+    if value is not None and value <= 0:
+        raise ValueError(f"{name}={value}: expected a number above 0")
+    return value

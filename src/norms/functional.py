@@ -173,35 +173,6 @@ def normalize(
     return y
 
 
-def dense(x: Tensor) -> Tensor:
-    """`x` if it is contiguous or channels last, else a contiguous copy; outputs and gradients then lie as it does."""
-    if x.is_contiguous() or torch._C._are_functorch_transforms_active():  # vmap knows no memory format
-        return x
-    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)
-    return x if x.is_contiguous(memory_format=channels_last) else x.contiguous()
-
-
-def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
-    """Raise torch's error unless the parameters have the type of `x`, or float32 where `x` is of a half type."""
-    dtypes = {parameter.dtype for parameter in parameters if parameter is not None}
-    if dtypes and dtypes != {x.dtype} and dtypes != {computing_dtype(x.dtype)}:
-        raise RuntimeError(
-            "mixed dtype (CPU): expect parameter to have scalar type of Float"
-            if dtypes & {torch.float16, torch.bfloat16}
-            else "mixed dtype (CPU): all inputs must share same datatype."
-        )
-    if not x.is_floating_point():
-        raise NotImplementedError(f"normalization is not implemented for {x.dtype}")
-
-
-def autocast_to_float32(x: Tensor) -> Tensor:
-    """`x`, in float32 where autocast of a GPU asks layer, group and RMS norms for it; on CPU it does not."""
-    if x.dtype not in (torch.float16, torch.bfloat16):
-        return x
-    device = x.device.type
-    return x.float() if device != "cpu" and torch.is_autocast_enabled(device) else x
-
-
 def is_recomputing() -> bool:
     """Whether this forward pass runs inside of a backward pass, as one that activation checkpointing repeats does.
 

@@ -1,8 +1,12 @@
 """Group normalization (Wu and He, 2018, arXiv 1803.08494)."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from src.norms.functional import Axes, autocast_to_float32, check_dtypes, dense
+from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.functional import Axes
+from src.norms.inputs import autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
 from src.norms.standardize import standardize
 
@@ -67,3 +71,50 @@ class TokenGroupNorm(GroupNorm):
     """
 
     channel_dim = -1
+
+
+DEFAULT_GROUPS = 32
+
+
+class GroupNormFamily(NormFamily):
+    """A group of channels with its positions (arXiv 1803.08494); on tokens, a group of one position's features.
+
+    Args:
+        num_groups: groups that the channels are cut into; must divide the channels of each norm in the model. Not
+            given: those of the replaced layer if it is a group norm, else 32.
+        eps: added to the variance.
+    """
+
+    kind = "GroupNorm"
+    base = nn.GroupNorm
+    base_channel_dim = 1
+    on_maps: Layer = GroupNorm
+    on_tokens: Layer = TokenGroupNorm
+
+    def __init__(self, num_groups: int | None = None, eps: float | None = None) -> None:
+        self.num_groups, self.eps = positive("num_groups", num_groups), positive("eps", eps)
+        self.overrides = given(num_groups=num_groups, eps=eps)
+
+    def check(self, sites: Mapping[str, NormSite]) -> None:
+        for name, site in sites.items():
+            num_groups = self.num_groups or DEFAULT_GROUPS
+            if problem := misfit(num_groups, site):
+                fitting = (n for n in range(num_groups, 0, -1) if not any(misfit(n, s) for s in sites.values()))
+                where = f"layer '{name}'" if name else "this layer"
+                raise ValueError(
+                    f"{type(self).__name__} does not fit {where}: {problem}; num_groups={next(fitting)} fits every "
+                    "norm asked for"
+                )
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        options = {"num_groups": DEFAULT_GROUPS, **self.options_at(site)}
+        return self.layer_class(site)(num_channels=site.num_features, affine=site.affine, **options)
+
+
+def misfit(num_groups: int, site: NormSite) -> str | None:
+    """Why this number of groups does not fit a place, or None."""
+    if site.num_features % num_groups:
+        return f"{num_groups} groups do not divide its {site.num_features} channels"
+    if site.channel_dim == -1 and 1 < site.num_features == num_groups:
+        return f"{num_groups} groups leave one value in each, which would always be normalized to 0"
+    return None

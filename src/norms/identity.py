@@ -1,10 +1,12 @@
-"""No normalization at all: what the others are measured against."""
+"""No normalization: the layer against which norms are compared."""
 
 from torch import nn
 
+from src.norms.family import NormFamily, NormSite
+
 
 class Identity(nn.Identity):
-    """`y = x`; it remembers what stood in its place, so that a norm can be put back.
+    """`y = x`. It keeps the sizes of the norm that it replaces, so that another norm can replace it in turn.
 
     Args:
         num_features: features C of `(N, C, *)`, or D of `(..., D)`.
@@ -18,3 +20,13 @@ class Identity(nn.Identity):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, channel_dim={self.channel_dim}"
+
+
+class IdentityFamily(NormFamily):
+    """No norm at all, to compare the others with."""
+
+    kind = "Identity"
+    base = on_maps = on_tokens = Identity
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        return Identity(site.num_features, site.channel_dim)

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms.functional import Statistics, axes_within, check_dtypes, follow_one
+from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.functional import Statistics, axes_within, follow_one
+from src.norms.inputs import check_at_least_2d, check_dtypes
 from src.norms.leaf import leaf
 from src.norms.padding import ReadsPaddingMask
-from src.norms.processes import Synchronizable, sum_over
+from src.norms.processes import sum_over
 from src.norms.standardize import normalize_by, standardize
+from src.norms.sync import Synchronizable
 
 
 class InstanceNorm(Synchronizable, _InstanceNorm):
@@ -29,10 +32,7 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
     """
 
     channel_dim = 1
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+    _check_input_dim = check_at_least_2d
 
     def _get_no_batch_dim(self) -> int:
         return 0  # any number of dimensions: the first is always the batch
@@ -128,3 +128,26 @@ class TokenInstanceNorm(ReadsPaddingMask, InstanceNorm):
     """Instance normalization of `(B, ..., D)`: each feature over the positions of its sample, padding left out."""
 
     channel_dim = -1
+
+
+class InstanceNormFamily(NormFamily):
+    """Each channel of each sample over its positions (arXiv 1607.08022).
+
+    Args:
+        eps: added to the variance.
+    """
+
+    kind = "InstanceNorm"
+    base = _InstanceNorm
+    base_channel_dim = 1
+    needs_positions = True
+    on_maps: Layer = InstanceNorm
+    on_tokens: Layer = TokenInstanceNorm
+    drop_ins: tuple[Layer, ...] = (InstanceNorm1d, InstanceNorm2d, InstanceNorm3d)
+
+    def __init__(self, eps: float | None = None) -> None:
+        self.eps = positive("eps", eps)
+        self.overrides = given(eps=eps)
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        return self.layer_class(site)(site.num_features, affine=site.affine, **self.options_at(site))

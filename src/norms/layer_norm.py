@@ -2,7 +2,9 @@
 
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, axes_across, check_dtypes, dense, last_axes
+from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.functional import axes_across, last_axes
+from src.norms.inputs import autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
 from src.norms.standardize import standardize
 
@@ -44,6 +46,26 @@ class ChannelLayerNorm(LayerNorm):
         check_dtypes(input, self.weight, self.bias)
         y, _ = standardize(input, axes_across(1, input.ndim), self.eps, self.weight, self.bias)
         return y
+
+
+class LayerNormFamily(NormFamily):
+    """The features of one position (arXiv 1607.06450); on maps, the channels of one pixel (arXiv 2201.03545).
+
+    Args:
+        eps: added to the variance.
+    """
+
+    kind = "LayerNorm"
+    base = nn.LayerNorm
+    on_maps: Layer = ChannelLayerNorm
+    on_tokens: Layer = LayerNorm
+
+    def __init__(self, eps: float | None = None) -> None:
+        self.eps = positive("eps", eps)
+        self.overrides = given(eps=eps)
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        return self.layer_class(site)(site.num_features, elementwise_affine=site.affine, **self.options_at(site))
 
 
 def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...], any_dims: str = "*, ") -> None:

@@ -4,27 +4,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from src.norms.functional import Statistics
-
-
-class Synchronizable(nn.Module):
-    """A norm with running statistics, which several processes can keep together."""
-
-    synchronized = False
-    process_group: ProcessGroup | None = None  # those that do, where synchronized; None: all
-
-    def peers(self) -> ProcessGroup | None:
-        """The processes with which this one shares its statistics now: in training, where there is more than one."""
-        if not (self.synchronized and self.training and dist.is_available() and dist.is_initialized()):
-            return None
-        group = self.process_group or dist.group.WORLD
-        return group if dist.get_world_size(group) > 1 else None
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + ", synchronized" * self.synchronized
 
 
 def merge(own: Statistics, group: ProcessGroup) -> tuple[Statistics, Tensor]:

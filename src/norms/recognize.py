@@ -1,29 +1,18 @@
-"""Finding the norms of a model, and saying what each computes and what a layer in its place must fit."""
+"""Find the norms of a model, and say what each computes and what a layer in its place must fit."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import Parameter, signature
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms import dynamic_tanh, identity
-from src.norms.family import NormSite
-from src.norms.layer_norm import LayerNorm
-from src.norms.rms_norm import RMSNorm
+from src.norms.families import NORMS
+from src.norms.family import Layer, NormFamily, NormSite
 
-# base class -> kind, and the channel's dimension unless the layer names another
-RECOGNIZED: dict[type[nn.Module], tuple[str, int]] = {
-    _BatchNorm: ("BatchNorm", 1),
-    _InstanceNorm: ("InstanceNorm", 1),
-    nn.GroupNorm: ("GroupNorm", 1),
-    nn.LayerNorm: ("LayerNorm", -1),
-    nn.RMSNorm: ("RMSNorm", -1),
-    dynamic_tanh.DynamicTanh: ("DynamicTanh", -1),
-    identity.Identity: ("Identity", -1),
-}
+RECOGNIZED: dict[Layer, NormFamily] = {family.base: family for family in NORMS.values()}
+"""A family of each kind, by the class from which the layers of that kind inherit."""
+
+OURS = {layer for family in NORMS.values() for layer in (family.on_maps, family.on_tokens, *family.drop_ins)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +27,12 @@ class Found:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether `module` is one of torch's norms, one of ours, or one that a library wrote itself (`LlamaRMSNorm`)."""
-    return isinstance(module, tuple(RECOGNIZED)) or _is_library_norm(module)
+    return family_of(module) is not None or _is_library_norm(module)
+
+
+def family_of(layer: nn.Module) -> NormFamily | None:
+    """A family of the kind that `layer` inherits from, or None."""
+    return next((family for base, family in RECOGNIZED.items() if isinstance(layer, base)), None)
 
 
 def _is_library_norm(module: nn.Module) -> bool:
@@ -52,29 +46,32 @@ def _is_library_norm(module: nn.Module) -> bool:
 
 
 def examine(name: str, layer: nn.Module) -> Found:
-    """What the norm `layer` computes and the place it takes; a ValueError that names it if it cannot be swapped."""
+    """What the norm `layer` computes, and its place.
+
+    Raises:
+        ValueError: the layer cannot be swapped; the message gives its `name`.
+    """
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         raise ValueError(
             f"layer '{name}' is a {type(layer).__name__}, which cannot be swapped before it has seen an input"
         )
-    for base, (kind, channel_dim) in RECOGNIZED.items():
-        if isinstance(layer, base):
-            return _examine_known(name, layer, kind, channel_dim)
-    return _examine_library_norm(name, layer)
+    family = family_of(layer)
+    return _examine_library_norm(name, layer) if family is None else _examine_known(name, layer, family)
 
 
-EXPORTERS = ("torch.nn.", "src.norms.")
+def _known_class(layer_class: Layer) -> Layer | None:
+    """The class of torch's or ours that `layer_class` is, or whose forward it inherits; None if it has its own."""
+
+    def is_known(each: type) -> bool:
+        return each in OURS or each.__module__.startswith("torch.nn.")
+
+    if not is_known(next(each for each in layer_class.__mro__ if "forward" in vars(each))):
+        return None
+    return next(each for each in layer_class.__mro__ if is_known(each) and not each.__name__.startswith("_"))
 
 
-def _known_class(layer_class: type[nn.Module]) -> type[nn.Module] | None:
-    """The class of torch's or ours that a layer's class is, or whose forward it inherits; None where it has its own."""
-    forward = next(c for c in layer_class.__mro__ if "forward" in vars(c))
-    known = (c for c in layer_class.__mro__ if c.__module__.startswith(EXPORTERS) and not c.__name__.startswith("_"))
-    return next(known) if forward.__module__.startswith(EXPORTERS) else None
-
-
-def _examine_known(name: str, layer: nn.Module, kind: str, channel_dim: int) -> Found:
-    channel_dim = getattr(layer, "channel_dim", channel_dim)
+def _examine_known(name: str, layer: nn.Module, family: NormFamily) -> Found:
+    channel_dim = getattr(layer, "channel_dim", family.base_channel_dim)
     known_class = _known_class(type(layer))
     if type(layer).__name__ == "LayerNorm2d" or getattr(layer, "data_format", None) == "channels_first":
         channel_dim, class_name = 1, "ChannelLayerNorm"  # as torchvision, transformers and timm write ConvNeXt's
@@ -84,25 +81,22 @@ def _examine_known(name: str, layer: nn.Module, kind: str, channel_dim: int) -> 
         class_name = known_class.__name__
     else:
         raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) is a {kind} that computes something of its own, which a swap "
-            "would lose; replace it by a plain norm first"
+            f"layer '{name}' ({type(layer).__name__}) is a {family.kind} that computes something of its own, which a "
+            "swap would lose; replace it by a plain norm first"
         )
-    shape = getattr(layer, "normalized_shape", None)
-    if shape is not None and len(shape) > 1:
-        channel_dim = 0  # its features span several dimensions: only its own kind can follow
+    shape: tuple[int, ...] = getattr(layer, "normalized_shape", ())
     weight = getattr(layer, "weight", None)
     site = NormSite(
-        num_features=(
-            getattr(layer, "num_features", None) or getattr(layer, "num_channels", None) or shape[0]  # type: ignore[index]
-        ),
+        num_features=getattr(layer, "num_features", None) or getattr(layer, "num_channels", None) or shape[0],
         channel_dim=channel_dim,
         eps=getattr(layer, "eps", None),
         momentum=getattr(layer, "momentum", 0.1),
-        affine=weight is not None if kind != "Identity" else True,
-        # An RMS norm has no bias to say whether one is wanted.
-        bias=weight is None or getattr(layer, "bias", None) is not None or kind in ("RMSNorm", "Identity"),
+        # A layer that has no such attribute at all does not say whether a weight or a bias is wanted.
+        affine=weight is not None or not hasattr(layer, "weight"),
+        bias=weight is None or not hasattr(layer, "bias") or layer.bias is not None,
+        num_dims=len(shape) or 1,
     )
-    return Found(layer, kind, site, class_name)
+    return Found(layer, family.kind, site, class_name)
 
 
 def _examine_library_norm(name: str, layer: nn.Module) -> Found:
@@ -113,12 +107,8 @@ def _examine_library_norm(name: str, layer: nn.Module) -> Found:
     eps = next((getattr(layer, n) for n in ("variance_epsilon", "eps", "epsilon") if hasattr(layer, n)), None)
     first = getattr(layer, "data_format", "") == "channels_first" or type(layer).__name__.endswith("2d")
     site = NormSite(layer.weight.numel(), 1 if first else -1, eps)
-    stand_in: dict[str, Callable[[], nn.Module]] = {
-        "RMSNorm": lambda: RMSNorm(site.num_features, eps=eps),
-        "LayerNorm": lambda: LayerNorm(site.num_features, eps=1e-5 if eps is None else eps),
-    }
-    for kind, build in stand_in.items():
-        twin = build()
+    for kind in ("RMSNorm", "LayerNorm"):
+        twin = NORMS[kind].build(site)
         if site.channel_dim == -1 and _computes_the_same(layer, twin):
             return Found(twin, kind, site, kind)
     return Found(layer, None, site, type(layer).__name__)

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import autocast_to_float32, axes_across, computing_dtype, dense, last_axes
+from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.functional import axes_across, computing_dtype, last_axes
+from src.norms.inputs import autocast_to_float32, dense
 from src.norms.layer_norm import check_normalized_shape, check_parameter_shapes
 from src.norms.leaf import leaf
 from src.norms.standardize import standardize
@@ -50,3 +52,23 @@ class ChannelRMSNorm(RMSNorm):
         check_normalized_shape(x.movedim(1, -1), self.normalized_shape)
         y, _ = standardize(x, axes_across(1, x.ndim, about_zero=True), self._eps_for(x), self.weight)
         return y
+
+
+class RMSNormFamily(NormFamily):
+    """As LayerNorm, without subtracting the mean (arXiv 1910.07467).
+
+    Args:
+        eps: added to the mean square.
+    """
+
+    kind = "RMSNorm"
+    base = nn.RMSNorm
+    on_maps: Layer = ChannelRMSNorm
+    on_tokens: Layer = RMSNorm
+
+    def __init__(self, eps: float | None = None) -> None:
+        self.eps = positive("eps", eps)
+        self.overrides = given(eps=eps)
+
+    def layer_at(self, site: NormSite) -> nn.Module:
+        return self.layer_class(site)(site.num_features, elementwise_affine=site.affine, **self.options_at(site))

@@ -13,15 +13,15 @@ from src.norms.recognize import Found, examine, is_norm
 def _replacement(
     name: str, found: Found, family: NormFamily, default: torch.Tensor | None, memo: dict[int, object]
 ) -> nn.Module:
-    if found.kind == family.kind and found.class_name in family.stands_in:
+    if found.kind == family.kind and (layer_class := family.same_named(found.class_name)):
         # A copy of another class: parameters, buffers, hooks and flags stay what they were, to the last bit.
         group = getattr(found.layer, "process_group", None)
         memo[id(group)] = group  # which processes there are is not the copy's to say
         layer = copy.deepcopy(found.layer, memo)
-        layer.__class__ = family.stands_in[found.class_name]
+        layer.__class__ = layer_class
         family.set_options(layer)
         return layer
-    if found.site.channel_dim == 0:
+    if found.site.num_dims > 1:
         raise ValueError(
             f"{type(family).__name__} does not fit layer '{name}': it normalizes over several dimensions, "
             f"{tuple(found.layer.normalized_shape)}; only LayerNorm and RMSNorm of that shape can take its place"  # type: ignore[arg-type]

@@ -1,17 +1,33 @@
-"""Making the norms of a model share their statistics among processes, and undoing it."""
+"""Share the running statistics of a model's norms among processes, and undo it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from src.norms.processes import Synchronizable
-
 CHANGED = ("synchronized", "process_group")  # a layer's attributes
+
+
+class Synchronizable(nn.Module):
+    """A norm with running statistics, which several processes can keep together."""
+
+    synchronized = False
+    process_group: ProcessGroup | None = None  # those that do, where synchronized; None: all
+
+    def peers(self) -> ProcessGroup | None:
+        """The processes with which this one shares its statistics now: in training, where there is more than one."""
+        if not (self.synchronized and self.training and dist.is_available() and dist.is_initialized()):
+            return None
+        group = self.process_group or dist.group.WORLD
+        return group if dist.get_world_size(group) > 1 else None
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ", synchronized" * self.synchronized
 
 
 def synchronize(

@@ -1,36 +1,29 @@
-"""torch's own norms, fitted to both layouts under the names that ours have, so that the two are one flag apart.
+"""torch's own norms for maps and tokens, so that a flag changes between ours and torch's.
 
-Where torch has no form for a layout, the input is brought into the one it has; padding is taken out before the call.
+The layers have the class names of ours. Where torch has no form for a layout, the input is brought into the layout that
+torch has. Padding is taken out before the call.
 """
 
 import torch
-from torch import Tensor
-from torch.nn import (  # noqa: F401 (its layers are looked up by name)
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    GroupNorm,
-    InstanceNorm1d,
-    InstanceNorm2d,
-    InstanceNorm3d,
-    LayerNorm,
-    RMSNorm,
-    SyncBatchNorm,
-)
+from torch import Tensor, nn
+from torch.nn import GroupNorm, LayerNorm, RMSNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from src.norms.batch_norm import BatchNormFamily
+from src.norms.group_norm import GroupNormFamily
+from src.norms.inputs import check_at_least_2d
+from src.norms.instance_norm import InstanceNormFamily
+from src.norms.layer_norm import LayerNormFamily
 from src.norms.padding import ReadsPaddingMask
+from src.norms.rms_norm import RMSNormFamily
 
 
 class BatchNorm(_BatchNorm):
     """torch's batch norm of `(N, C, *)` for any number of dimensions."""
 
     channel_dim = 1
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+    _check_input_dim = check_at_least_2d
 
 
 class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
@@ -52,10 +45,7 @@ class InstanceNorm(_InstanceNorm):
     """torch's instance norm of `(N, C, *)` for any number of dimensions."""
 
     channel_dim = 1
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim < 2:
-            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+    _check_input_dim = check_at_least_2d
 
     def _get_no_batch_dim(self) -> int:
         return 0
@@ -106,3 +96,30 @@ class ChannelRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class TorchBatchNormFamily(BatchNormFamily):
+    __doc__ = f"torch's own. {BatchNormFamily.__doc__}"
+    on_maps, on_tokens = BatchNorm, TokenBatchNorm
+    drop_ins = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class TorchLayerNormFamily(LayerNormFamily):
+    __doc__ = f"torch's own. {LayerNormFamily.__doc__}"
+    on_maps, on_tokens = ChannelLayerNorm, LayerNorm
+
+
+class TorchRMSNormFamily(RMSNormFamily):
+    __doc__ = f"torch's own. {RMSNormFamily.__doc__}"
+    on_maps, on_tokens = ChannelRMSNorm, RMSNorm
+
+
+class TorchGroupNormFamily(GroupNormFamily):
+    __doc__ = f"torch's own. {GroupNormFamily.__doc__}"
+    on_maps, on_tokens = GroupNorm, TokenGroupNorm
+
+
+class TorchInstanceNormFamily(InstanceNormFamily):
+    __doc__ = f"torch's own. {InstanceNormFamily.__doc__}"
+    on_maps, on_tokens = InstanceNorm, TokenInstanceNorm
+    drop_ins = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)

@@ -439,7 +439,7 @@ MUTANTS = [
     ),
     Mutant(
         "vmap is asked for a memory format",
-        "functional.py",
+        "inputs.py",
         "if x.is_contiguous() or torch._C._are_functorch_transforms_active():",
         "if False:",
         "BatchNorm2d",
@@ -448,7 +448,7 @@ MUTANTS = [
     # Layout, errors, types.
     Mutant(
         "channels last is dropped",
-        "functional.py",
+        "inputs.py",
         "return x if x.is_contiguous(memory_format=channels_last) else x.contiguous()",
         "return x.contiguous()",
         "BatchNorm2d",

@@ -1,0 +1,41 @@
+"""What a layer does with its input before it computes: number of dimensions, memory order, types."""
+
+import torch
+from torch import Tensor, nn
+
+from src.norms.functional import computing_dtype
+
+
+def check_at_least_2d(layer: nn.Module, input: Tensor) -> None:
+    """Raise ValueError unless the input is `(N, C, *)`; the method `_check_input_dim` of layers for any such input."""
+    if input.ndim < 2:
+        raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x` if it is contiguous or channels last, else a contiguous copy; outputs and gradients then lie as it does."""
+    if x.is_contiguous() or torch._C._are_functorch_transforms_active():  # vmap knows no memory format
+        return x
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)
+    return x if x.is_contiguous(memory_format=channels_last) else x.contiguous()
+
+
+def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
+    """Raise torch's error unless the parameters have the type of `x`, or float32 where `x` is of a half type."""
+    dtypes = {parameter.dtype for parameter in parameters if parameter is not None}
+    if dtypes and dtypes != {x.dtype} and dtypes != {computing_dtype(x.dtype)}:
+        raise RuntimeError(
+            "mixed dtype (CPU): expect parameter to have scalar type of Float"
+            if dtypes & {torch.float16, torch.bfloat16}
+            else "mixed dtype (CPU): all inputs must share same datatype."
+        )
+    if not x.is_floating_point():
+        raise NotImplementedError(f"normalization is not implemented for {x.dtype}")
+
+
+def autocast_to_float32(x: Tensor) -> Tensor:
+    """`x`, in float32 where autocast of a GPU asks layer, group and RMS norms for it; on CPU it does not."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return x
+    device = x.device.type
+    return x.float() if device != "cpu" and torch.is_autocast_enabled(device) else x
