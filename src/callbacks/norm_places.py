@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from src.norms.functional import computing_dtype, is_recomputing
+from src.norms.formula.statistics import computing_dtype
 from src.norms.padding import ReadsPaddingMask
 from src.norms.recognize import examine, family_of, is_norm
+from src.norms.running import is_recomputing
 from src.norms.sync import Synchronizable
 
 MAX_VALUES = 2**18

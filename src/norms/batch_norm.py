@@ -8,11 +8,13 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.norms.family import Layer, NormFamily, NormSite, given, positive
-from src.norms.functional import Statistics, axes_within, is_recomputing
+from src.norms.formula.axes import axes_within
+from src.norms.formula.statistics import Statistics
 from src.norms.inputs import check_at_least_2d, check_dtypes, dense
 from src.norms.leaf import leaf
+from src.norms.normalize import normalize
 from src.norms.padding import ReadsPaddingMask
-from src.norms.standardize import follow, normalize_by, standardize
+from src.norms.running import follow, is_recomputing
 from src.norms.sync import Synchronizable, synchronize
 
 
@@ -60,13 +62,13 @@ class BatchNorm(Synchronizable, _BatchNorm):
         if use_batch:
             if peers is not None:
                 axes = axes._replace(group=peers)
-            y, batch = standardize(input, axes, self.eps, weight, bias, self.mask_for(input))
+            y, batch = normalize(input, axes, self.eps, weight, bias, self.mask_for(input))
             if follows:
                 self._follow(batch)
             return y
         assert running_mean is not None
         assert running_var is not None
-        return normalize_by(Statistics(running_mean, running_var), input, axes, self.eps, weight, bias)
+        return normalize(input, axes, self.eps, weight, bias, given=Statistics(running_mean, running_var))[0]
 
     def _check(
         self,

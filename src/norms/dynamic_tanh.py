@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from src.norms.family import NormFamily, NormSite
-from src.norms.functional import Axes, computing_dtype, shape_along
+from src.norms.formula.axes import Axes, shape_along
+from src.norms.formula.statistics import computing_dtype
 from src.norms.leaf import leaf
 
 

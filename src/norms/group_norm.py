@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from src.norms.family import Layer, NormFamily, NormSite, given, positive
-from src.norms.functional import Axes
+from src.norms.formula.axes import Axes
 from src.norms.inputs import autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
-from src.norms.standardize import standardize
+from src.norms.normalize import normalize
 
 
 class GroupNorm(nn.GroupNorm):
@@ -40,7 +40,7 @@ class GroupNorm(nn.GroupNorm):
             shape=(*before, self.num_groups, input.shape[dim] // self.num_groups, *after),
             parameter_shape=(self.num_groups, -1, *[1] * len(after)),
         )
-        y, _ = standardize(input, axes, self.eps, self.weight, self.bias)
+        y, _ = normalize(input, axes, self.eps, self.weight, self.bias)
         return y
 
     def _check(self, x: Tensor, num_channels: int) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.functional import computing_dtype
+from src.norms.formula.statistics import computing_dtype
 
 
 def check_at_least_2d(layer: nn.Module, input: Tensor) -> None:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from src.norms.family import Layer, NormFamily, NormSite, given, positive
-from src.norms.functional import Statistics, axes_within, follow_one
+from src.norms.formula.axes import axes_within
+from src.norms.formula.processes import sum_over
+from src.norms.formula.statistics import Statistics
 from src.norms.inputs import check_at_least_2d, check_dtypes
 from src.norms.leaf import leaf
+from src.norms.normalize import normalize
 from src.norms.padding import ReadsPaddingMask
-from src.norms.processes import sum_over
-from src.norms.standardize import normalize_by, standardize
+from src.norms.running import follow_one
 from src.norms.sync import Synchronizable
 
 
@@ -57,13 +59,13 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
         if self.training or not self.track_running_stats or self.running_mean is None or self.running_var is None:
             if math.prod([input.shape[dim] for dim in axes.dims]) == 1:
                 raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
-            y, sample = standardize(input, axes, self.eps, self.weight, self.bias, self.mask_for(input))
+            y, sample = normalize(input, axes, self.eps, self.weight, self.bias, self.mask_for(input))
             if input.numel() or self.peers() is not None:
                 self._follow(sample)
         else:
             running = Statistics(self.running_mean, self.running_var)
             over_batch = axes_within(self.channel_dim, input.ndim)
-            y = normalize_by(running, input, over_batch, self.eps, self.weight, self.bias)
+            y = normalize(input, over_batch, self.eps, self.weight, self.bias, given=running)[0]
         return y
 
     def _check_channels(self, x: Tensor, dim: int) -> None:

@@ -3,10 +3,10 @@
 from torch import Tensor, nn
 
 from src.norms.family import Layer, NormFamily, NormSite, given, positive
-from src.norms.functional import axes_across, last_axes
+from src.norms.formula.axes import axes_across, last_axes
 from src.norms.inputs import autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
-from src.norms.standardize import standardize
+from src.norms.normalize import normalize
 
 
 class LayerNorm(nn.LayerNorm):
@@ -30,7 +30,7 @@ class LayerNorm(nn.LayerNorm):
         weight, bias = self.weight, self.bias
         check_parameter_shapes(self.normalized_shape, weight=weight, bias=bias)
         check_dtypes(input, weight, bias)
-        y, _ = standardize(input, last_axes(len(self.normalized_shape)), self.eps, weight, bias)
+        y, _ = normalize(input, last_axes(len(self.normalized_shape)), self.eps, weight, bias)
         return y
 
 
@@ -44,7 +44,7 @@ class ChannelLayerNorm(LayerNorm):
         input = dense(autocast_to_float32(input))
         check_normalized_shape(input.movedim(1, -1), self.normalized_shape)
         check_dtypes(input, self.weight, self.bias)
-        y, _ = standardize(input, axes_across(1, input.ndim), self.eps, self.weight, self.bias)
+        y, _ = normalize(input, axes_across(1, input.ndim), self.eps, self.weight, self.bias)
         return y
 
 

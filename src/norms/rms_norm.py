@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from src.norms.family import Layer, NormFamily, NormSite, given, positive
-from src.norms.functional import axes_across, computing_dtype, last_axes
+from src.norms.formula.axes import axes_across, last_axes
+from src.norms.formula.statistics import computing_dtype
 from src.norms.inputs import autocast_to_float32, dense
 from src.norms.layer_norm import check_normalized_shape, check_parameter_shapes
 from src.norms.leaf import leaf
-from src.norms.standardize import standardize
+from src.norms.normalize import normalize
 
 
 class RMSNorm(nn.RMSNorm):
@@ -37,7 +38,7 @@ class RMSNorm(nn.RMSNorm):
         check_normalized_shape(x, self.normalized_shape, any_dims="*")
         weight = self.weight
         check_parameter_shapes(self.normalized_shape, weight=weight)
-        y, _ = standardize(x, last_axes(rank, about_zero=True), self._eps_for(x), weight)
+        y, _ = normalize(x, last_axes(rank, about_zero=True), self._eps_for(x), weight)
         return y
 
 
@@ -50,7 +51,7 @@ class ChannelRMSNorm(RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = dense(autocast_to_float32(x))
         check_normalized_shape(x.movedim(1, -1), self.normalized_shape)
-        y, _ = standardize(x, axes_across(1, x.ndim, about_zero=True), self._eps_for(x), self.weight)
+        y, _ = normalize(x, axes_across(1, x.ndim, about_zero=True), self._eps_for(x), self.weight)
         return y
 
 

@@ -70,7 +70,8 @@ PLACES = {"MLP": ["norm1", "norm2"], "LSTM": ["lstm.norm_input", "lstm.norm_hidd
 def test_each_place_takes_the_norm_trains_and_round_trips(kind: str, name: str) -> None:
     norm = FAMILIES[name]
     model = build(kind, norm)
-    found = {n: m for n, m in model.backbone.named_modules() if type(m) in (norm.on_maps, norm.on_tokens, *norm.drop_ins)}
+    layers = (norm.on_maps, norm.on_tokens, *norm.drop_ins)
+    found = {n: m for n, m in model.backbone.named_modules() if type(m) in layers}
     assert list(found) == PLACES[kind] if kind in PLACES else len(found) == 12
     inputs = inputs_of(kind)
     model.loss(model(inputs), LABELS).backward()

@@ -68,7 +68,7 @@ MUTANTS = [
     # What is computed.
     Mutant(
         "the unbiased variance normalizes",
-        "functional.py",
+        "statistics.py",
         "Statistics(mean, var, count, rest)",
         "Statistics(mean, var * (count / (count - 1)), count, rest)",
         "LayerNorm",
@@ -76,16 +76,16 @@ MUTANTS = [
     ),
     Mutant(
         "the biased variance is tracked",
-        "standardize.py",
+        "running.py",
         "batch.unbiased_var().flatten()",
         "batch.var.flatten()",
         "BatchNorm2d",
         "biased_normalizes_unbiased_is_tracked",
     ),
-    Mutant("no eps", "functional.py", "torch.rsqrt(var + eps)", "torch.rsqrt(var)", "BatchNorm1d", "constant_input"),
+    Mutant("no eps", "normalization.py", "torch.rsqrt(var + eps)", "torch.rsqrt(var)", "BatchNorm1d", "constant_input"),
     Mutant(
         "eps outside of the root",
-        "functional.py",
+        "normalization.py",
         "torch.rsqrt(var + eps)",
         "1 / (torch.sqrt(var) + eps)",
         "GroupNorm",
@@ -93,7 +93,7 @@ MUTANTS = [
     ),
     Mutant(
         "the naive variance, E[x^2] - E[x]^2",
-        "functional.py",
+        "statistics.py",
         "var = mean_over(deviation.square(), dims, mask) - rest.square()",
         "var = mean_over(x.square(), dims, mask) - mean.square()",
         "BatchNorm2d",
@@ -101,7 +101,7 @@ MUTANTS = [
     ),
     Mutant(
         "half precision is summed in half precision",
-        "functional.py",
+        "statistics.py",
         "return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype",
         "return dtype",
         "LayerNorm",
@@ -109,7 +109,7 @@ MUTANTS = [
     ),
     Mutant(
         "the output is float32 whatever came in",
-        "standardize.py",
+        "normalization.py",
         "rest, out).to(x.dtype)",
         "rest, out)",
         "BatchNorm2d",
@@ -117,7 +117,7 @@ MUTANTS = [
     ),
     Mutant(
         "the mean is not subtracted",
-        "functional.py",
+        "statistics.py",
         "rest = mean_over(deviation, dims, mask)",
         "deviation, rest = x, 0 * mean",
         "InstanceNorm2d",
@@ -125,7 +125,7 @@ MUTANTS = [
     ),
     Mutant(
         "what the mean's rounding took stays in the deviations",
-        "functional.py",
+        "statistics.py",
         "rest = mean_over(deviation, dims, mask)",
         "rest = 0 * mean",
         "BatchNorm2d",
@@ -156,7 +156,7 @@ MUTANTS = [
         "outputs",
     ),
     Mutant(
-        "the bias is dropped", "functional.py", "torch.add(y, bias", "torch.add(y, 0 * bias", "LayerNorm", "outputs"
+        "the bias is dropped", "normalization.py", "torch.add(y, bias", "torch.add(y, 0 * bias", "LayerNorm", "outputs"
     ),
     Mutant(
         "only the last dimension is normalized",
@@ -205,15 +205,15 @@ MUTANTS = [
     ),
     Mutant(
         "second derivatives do not go through the statistics",
-        "standardize.py",
-        "if torch.is_grad_enabled() or _formula_needed(dy)",
-        "if _formula_needed(dy)",
+        "normalize.py",
+        "if torch.is_grad_enabled() or formula_needed(dy)",
+        "if formula_needed(dy)",
         "BatchNorm2d",
         "gradcheck_second",
     ),
     Mutant(
         "the mean is a constant, and so is the rest",
-        "functional.py",
+        "statistics.py",
         "rest = mean_over(deviation, dims, mask)",
         "rest = mean_over(deviation.detach(), dims, mask)",
         "BatchNorm2d",
@@ -221,7 +221,7 @@ MUTANTS = [
     ),
     Mutant(
         "forward-mode derivatives are not seen",
-        "standardize.py",
+        "normalize.py",
         "forward_ad.unpack_dual(t).tangent is not None for t in tensors",
         "False for t in tensors",
         "LayerNorm",
@@ -229,7 +229,7 @@ MUTANTS = [
     ),
     Mutant(
         "in eval the gradient still goes through batch statistics",
-        "standardize.py",
+        "normalize.py",
         "given = Statistics(mean, var) if ctx.given else None",
         "given = None",
         "BatchNorm2d",
@@ -245,7 +245,7 @@ MUTANTS = [
     ),
     Mutant(
         "autograd keeps every step of the formula",
-        "standardize.py",
+        "normalize.py",
         "        torch.compiler.is_compiling()\n",
         "        True\n",
         "BatchNorm2d",
@@ -254,7 +254,7 @@ MUTANTS = [
     # Running statistics.
     Mutant(
         "momentum is the share of the old statistics",
-        "functional.py",
+        "running.py",
         ".lerp(batch, factor)",
         ".lerp(batch, 1 - factor)",
         "BatchNorm2d",
@@ -294,7 +294,7 @@ MUTANTS = [
     ),
     Mutant(
         "what selective checkpointing keeps is written over",
-        "standardize.py",
+        "normalize.py",
         "in_place=not recorded",
         "in_place=True",
         "BatchNorm2d",
@@ -310,7 +310,7 @@ MUTANTS = [
     ),
     Mutant(
         "running statistics are kept for the backward pass as they lie",
-        "standardize.py",
+        "normalize.py",
         "if given and any(ctx.needs_input_grad):",
         "if False:",
         "BatchNorm2d",
@@ -318,7 +318,7 @@ MUTANTS = [
     ),
     Mutant(
         "batched gradients are copied into a tensor",
-        "standardize.py",
+        "normalize.py",
         " or torch._C._functorch.is_legacy_batchedtensor(dy)",
         "",
         "BatchNorm2d",
@@ -326,7 +326,7 @@ MUTANTS = [
     ),
     Mutant(
         "the output is a view",
-        "standardize.py",
+        "normalization.py",
         "torch.ops.aten._unsafe_view(y, x.shape)",
         "y.view(x.shape)",
         "GroupNorm",
@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "padding is in the variance alone",
-        "functional.py",
+        "statistics.py",
         "mean_over(deviation.square(), dims, mask)",
         "mean_over(deviation.square(), dims)",
         "InstanceNorm (..., D)",
@@ -423,7 +423,7 @@ MUTANTS = [
     # Among other tools.
     Mutant(
         "a branch on the data breaks the graph",
-        "functional.py",
+        "normalization.py",
         "    if weight is not None:\n        y = torch.mul(",
         "    if weight is not None and not var.isnan().all():\n        y = torch.mul(",
         "LayerNorm",
@@ -431,7 +431,7 @@ MUTANTS = [
     ),
     Mutant(
         "a batch is counted again when checkpointing repeats it",
-        "functional.py",
+        "running.py",
         "return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1",
         "return False",
         "BatchNorm2d",

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from src.norms import InstanceNorm2d, SyncBatchNorm, synchronize
 from src.norms.batch_norm import TokenBatchNorm
 from src.norms.kernels.setting import use_kernels
-from src.norms.kernels.synchronized import Kernel
+from src.norms.kernels.synchronized import SynchronizedKernel
 from tests.ranks import Ranks
 
 Shape = tuple[int, ...]
@@ -134,7 +134,7 @@ def assert_half_precision(
 
 def on_some_ranks_by_kernels(shape: Shape, channels_last: bool) -> tuple[int, dict[str, Tensor]]:
     """The calls of kernels, and a step whose gradients have a large part in common, which cancels."""
-    counted = patch.object(Kernel, "forward", autospec=True, side_effect=Kernel.forward)
+    counted = patch.object(SynchronizedKernel, "forward", autospec=True, side_effect=SynchronizedKernel.forward)
     with use_kernels(dist.get_rank() != 1), counted as by:
         layer, x = SyncBatchNorm(5), inputs(shape, torch.float32)
         x = x.to(memory_format=torch.channels_last) if channels_last else x

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.norms.functional import Axes, Statistics
+from src.norms.formula.axes import Axes
+from src.norms.formula.statistics import Statistics
 
 PLAIN = (Tensor, torch.nn.Parameter)  # what other classes of tensors hold in memory is their own business
 

@@ -28,8 +28,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lightning-norms"
 
 
-def processor() -> str:
-    """What `-march=native` depends on."""
+def cpu_features() -> str:
+    """The processor's model and instruction sets, on which `-march=native` depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -51,7 +51,7 @@ def build() -> Path:
     program = compiler()
     if program is None:
         raise OSError("no C++ compiler was found")
-    depends_on = "\n".join((SOURCE.read_text(), *FLAGS, program, processor()))
+    depends_on = "\n".join((SOURCE.read_text(), *FLAGS, program, cpu_features()))
     library = cache_folder() / f"normalize-{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}.so"
     if library.exists():
         return library

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.norms.functional import Axes, Statistics
+from src.norms.formula.axes import Axes
+from src.norms.formula.statistics import Statistics
 from src.norms.kernels.arrangement import PLAIN, Arrangement, arrangement_of
 from src.norms.kernels.build import load
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
-class Kernel(NamedTuple):
+class CPUKernel(NamedTuple):
     """A kernel with its sizes; all tensors that it takes are as it was chosen for."""
 
     forward_call: Callable[..., None]
@@ -83,7 +84,7 @@ def _address(tensor: Tensor | None) -> int | None:
 
 def kernel_for(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
-) -> Kernel | None:
+) -> CPUKernel | None:
     """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
     if x.dtype not in DTYPES or not x.is_cpu:
         return None
@@ -91,7 +92,7 @@ def kernel_for(
     calls = None if arrangement is None else _calls(arrangement.kernel, x.dtype)
     if arrangement is None or calls is None:
         return None
-    return Kernel(*calls, arrangement, axes.about_zero, given is not None)
+    return CPUKernel(*calls, arrangement, axes.about_zero, given is not None)
 
 
 @cache

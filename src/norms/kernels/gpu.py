@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from src.norms.functional import Axes, Statistics
+from src.norms.formula.axes import Axes
+from src.norms.formula.statistics import Statistics
 from src.norms.kernels.arrangement import Arrangement, arrangement_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ INTERPRETED_PROCESSORS = 4
 log = logging.getLogger(__name__)
 
 
-class Kernel(NamedTuple):
+class GPUKernel(NamedTuple):
     """Kernels with their sizes; all tensors that they take are as they were chosen for."""
 
     arrangement: Arrangement
@@ -127,7 +128,7 @@ def _available(device: torch.device) -> bool:
 
         if device.type == "cuda":
             x = torch.zeros(1, 16, device=device)
-            Kernel(Arrangement("runs", (1, 16, 1, 1), (1, 1)), False, False, False, False).forward(
+            GPUKernel(Arrangement("runs", (1, 16, 1, 1), (1, 1)), False, False, False, False).forward(
                 x, None, None, 1.0, None
             )
     except Exception as error:  # no Triton, no C compiler for its launcher, a GPU that it does not know
@@ -143,11 +144,11 @@ def _available(device: torch.device) -> bool:
 
 def kernel_for(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
-) -> Kernel | None:
+) -> GPUKernel | None:
     """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
     if x.dtype not in DTYPES or x.device.type not in ("cuda", "cpu"):
         return None
     arrangement = arrangement_of(x, weight, bias, axes, given)
     if arrangement is None or arrangement.kernel == "groups" or not _available(x.device):
         return None
-    return Kernel(arrangement, axes.about_zero, given is not None, weight is not None, bias is not None)
+    return GPUKernel(arrangement, axes.about_zero, given is not None, weight is not None, bias is not None)

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from src.norms.functional import Axes, Statistics
-from src.norms.kernels import cpu, gpu
-from src.norms.processes import merge, sum_over
+from src.norms.formula.axes import Axes
+from src.norms.formula.processes import merge, sum_over
+from src.norms.formula.statistics import Statistics
+from src.norms.kernels.cpu import CPUKernel
+from src.norms.kernels.gpu import GPUKernel
 
 
-class Kernel(NamedTuple):
+class SynchronizedKernel(NamedTuple):
     """Two kernels that work with those of the other processes, whether these have kernels or the formula.
 
     Args:
@@ -21,8 +23,8 @@ class Kernel(NamedTuple):
         group: the processes.
     """
 
-    own: cpu.Kernel | gpu.Kernel
-    given: cpu.Kernel | gpu.Kernel
+    own: CPUKernel | GPUKernel
+    given: CPUKernel | GPUKernel
     group: ProcessGroup
 
     def forward(
@@ -78,7 +80,7 @@ def _scale(found: Statistics, weight: Tensor | None, eps: float) -> Tensor:
     return scale if weight is None else scale * weight
 
 
-def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> Kernel | None:
+def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> SynchronizedKernel | None:
     """The kernels of `backend` for the statistics of `x` over `axes`, or None where the formula has to serve."""
     assert axes.group is not None
     alone = axes._replace(group=None)
@@ -87,4 +89,4 @@ def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> Kernel | None:
         return None
     vector = torch.empty(own.arrangement.statistics_shape, device=x.device).flatten()
     given = backend.kernel_for(x, vector, vector, alone, Statistics(vector, vector))
-    return None if given is None else Kernel(own, given, axes.group)
+    return None if given is None else SynchronizedKernel(own, given, axes.group)

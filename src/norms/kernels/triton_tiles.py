@@ -1,6 +1,6 @@
 """Triton kernels for means of few values: a program keeps them in its registers, reads them once and writes once.
 
-The formulas are those of `functional.py` and `standardize.py`, with the care that `normalize.cpp` takes: the mean is
+The formulas are those of `src/norms/formula`, with the care that `normalize.cpp` takes: the mean is
 rounded to float32; the sum of the deviations from it tells by how much it is off (`rest`), and both passes take that
 out again, so that data far from zero keep their digits.
 """

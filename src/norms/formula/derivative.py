@@ -1,20 +1,22 @@
-"""The derivative of the formula in `functional.py`, written out: it needs the input and the statistics alone.
+"""The derivative of the formula, written out: it needs only the input and the statistics.
 
 With z = (x - mean) / sqrt(var + eps), g = dy * weight / sqrt(var + eps) and means over the reduced dimensions:
 
     dx = g - mean(g) - z * mean(g * z)        dweight = sum(dy * z)        dbias = sum(dy)
 
-The two means are how x acts through the statistics: they reach only the values that went into those, there is no
-mean(g) about zero, and neither is there where the statistics are given. Along dimensions in which the weight does not
-vary dy and dy * z are summed once for all of these; what the mean's rounding took goes into the sums, then, too. The
-steps are taken in place, since a fresh tensor costs as much as a step.
+The two means are the gradient through the statistics. They reach only the values that went into the statistics. About
+zero there is no mean(g), and with given statistics there are neither of them. dy and dy * z are summed once along all
+dimensions in which the weight does not vary; the sums then include the rest of the mean, too. The operations work in
+place, since a new tensor costs as much time as an operation.
 """
 
 import torch
 from torch import Tensor
 
-from src.norms.functional import Axes, Statistics, computing_dtype, steady_dims
-from src.norms.processes import sum_over
+from src.norms.formula.axes import Axes
+from src.norms.formula.normalization import formula, steady_dims
+from src.norms.formula.processes import sum_over
+from src.norms.formula.statistics import Statistics, computing_dtype
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -30,7 +32,7 @@ def gradients(
     found: Statistics,
     needed: tuple[bool, ...],
 ) -> Gradients:
-    """The gradients of input, weight and bias, as far as they are `needed`, through the statistics `found` in `x`."""
+    """The gradients of input, weight and bias that are `needed`, through the statistics `found` in `x`."""
     seen, dy, spread_weight = _seen(x, axes), _seen(dy, axes), axes.spread(weight)
     mean, var, num_values, rest = found
     scale = torch.rsqrt(var + eps)
@@ -79,13 +81,35 @@ def gradients_by_given(
     given: Statistics,
     needed: tuple[bool, ...],
 ) -> Gradients:
-    """The gradients of input, weight and bias, as far as they are `needed`, where the statistics are `given`."""
+    """The gradients of input, weight and bias that are `needed`, where the statistics are `given`."""
     seen, dy, spread_weight = _seen(x, axes), _seen(dy, axes), axes.spread(weight)
     mean, scale = axes.spread(given.mean), torch.rsqrt(axes.spread(given.var) + eps)
     dy_z = dy * ((seen if mean is None else seen - mean) * scale) if needed[1] else dy
     dweight, dbias = _of_parameters((dy_z, dy), (weight, bias), axes, needed)
     scale = scale if spread_weight is None else scale * spread_weight
     return ((dy * scale).to(x.dtype).view(x.shape) if needed[0] else None), dweight, dbias
+
+
+def gradients_by_autograd(
+    dy: Tensor,
+    needed: tuple[bool, ...],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    axes: Axes,
+    eps: float,
+    given: Statistics | None,
+) -> Gradients:
+    """The gradients by autograd through the formula, which can be differentiated and transformed again."""
+    with torch.enable_grad():
+        # Aliases, so that no hook of the tensors themselves is called.
+        x, weight, bias = (None if t is None else t.view_as(t) for t in (x, weight, bias))  # type: ignore[assignment]
+        y, _ = formula(x, axes, eps, weight, bias, mask, given)
+    wanted = [tensor for tensor, is_needed in zip((x, weight, bias), needed, strict=False) if is_needed]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))  # type: ignore[arg-type]
+    dx, dweight, dbias = (next(found) if is_needed else None for is_needed in needed[:3])
+    return dx, dweight, dbias
 
 
 def _seen(values: Tensor, axes: Axes) -> Tensor:
@@ -96,7 +120,7 @@ def _seen(values: Tensor, axes: Axes) -> Tensor:
 def _of_parameters(
     values: tuple[Tensor, Tensor], parameters: tuple[Tensor | None, Tensor | None], axes: Axes, needed: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The sums of `values` over all that weight and bias, where they are needed, are broadcast over."""
+    """The gradients of weight and bias: `values`, summed over the dimensions along which the parameters broadcast."""
 
     def total(value: Tensor, parameter: Tensor | None, is_needed: bool) -> Tensor | None:
         if parameter is None or not is_needed:

@@ -1,4 +1,4 @@
-"""Statistics that several processes share: each takes those of its own values, and they are merged."""
+"""Merge the statistics of several processes into those of all their values."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from src.norms.functional import Statistics
+from src.norms.formula.statistics import Statistics
 
 
 def merge(own: Statistics, group: ProcessGroup) -> tuple[Statistics, Tensor]:
-    """The statistics of all processes' values, from those of each process' own, and how far their mean is from its own.
+    """The statistics of all processes' values, and the distance of the merged mean from this process' own mean.
 
-    One collective forward, in which each process sends one row of count, mean and sum of squared deviations, and one
-    backward, of twice the mean's size; every process has to take part, and may do so with no values. The rows are
-    merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel, in the order of the ranks, so that
-    all processes come to the same bits. A mean travels rounded to its type, which shows where it is 1e4 times the
-    spread or more, as in torch's.
+    The forward pass needs one collective: each process sends one row of count, mean and sum of squared deviations. The
+    backward pass needs another one, of twice the mean's size. Every process has to take part; it may have no values.
+    The rows are merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel, in the order of the
+    ranks, so that all processes get the same bits. A mean is sent rounded to its type. The error shows where a mean is
+    1e4 times the spread or more, as it does with torch's.
     """
     mean, var, count = _Merge.apply(own.whole_mean(), own.var, own.num_values, group)
     return Statistics(mean, var, count), mean - own.mean
 
 
 def sum_over(group: ProcessGroup, x: Tensor) -> Tensor:
-    """The sum of all processes' `x`, in each of them; its gradient is the sum of their gradients."""
+    """The sum of `x` over all processes, in each of them. Its gradient is the sum of the processes' gradients."""
     total: Tensor = _Sum.apply(x, group)
     return total
 
@@ -43,7 +43,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Merge(torch.autograd.Function):
-    """Mean, variance and count over all processes of those of each."""
+    """Mean, variance and count of all processes' values, from those of each process."""
 
     @staticmethod
     def forward(
@@ -72,11 +72,11 @@ class _Merge(torch.autograd.Function):
 def _gather(row: Tensor, group: ProcessGroup) -> Tensor:
     """The rows of all processes, `(ranks, len(row))`."""
     rows = row.new_zeros(dist.get_world_size(group), len(row))
-    if dist.get_backend(group) == "gloo":  # which does not gather what lies on a GPU
+    if dist.get_backend(group) == "gloo":  # gloo does not gather tensors on a GPU
         rows[dist.get_rank(group)] = row
         dist.all_reduce(rows, group=group)
     else:
-        # Its name of late; where both are there, the older one may be deprecated.
+        # Newer versions of torch have the first name, and deprecate the second.
         name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
         getattr(dist, name)(rows, row, group=group)
     return rows

@@ -1,0 +1,16 @@
+"""The mathematics of every norm: statistics over some axes, the normalization by them, and its derivative.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias
+
+A norm chooses the axes over which the mean and the variance are taken:
+
+| norm         | of (N, C, *)            | of (B, T, D)                    |
+|--------------|-------------------------|---------------------------------|
+| BatchNorm    | N and *                 | B and T                         |
+| InstanceNorm | *                       | T                               |
+| GroupNorm    | a group of C, and *     | a group of D                    |
+| LayerNorm    | C                       | D                               |
+| RMSNorm      | C, about zero           | D, about zero                   |
+
+Layers do not call this package: they call `src.norms.normalize`, which takes a kernel where one fits.
+"""
