@@ -3,8 +3,19 @@
 `python -m tests.norms.conform BatchNorm` runs it on one norm of the table and prints what fails.
 """
 
-from tests.norms.conform import ecosystem, layout, numbers, processes, state, traps  # noqa: F401 (each enters its checks)
-from tests.norms.conform.check import CHECKS, Check
+from tests.norms.conform import (  # noqa: F401 (each enters its checks)
+    ecosystem,
+    errors,
+    gradients,
+    layout,
+    numbers,
+    precision,
+    processes,
+    running_statistics,
+    samples,
+    state,
+)
+from tests.norms.conform.registry import CHECKS, Check
 from tests.norms.conform.subjects import Subject, subjects
 
 __all__ = ["CHECKS", "Check", "Subject", "subjects"]

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from tests.norms.conform.cases import Case
-from tests.norms.conform.check import check
+from tests.norms.conform.registry import check
 from tests.norms.conform.subjects import Subject
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from tests.norms.conform.check import check, is_drop_in
 from tests.norms.conform.numbers import assert_equal, each
+from tests.norms.conform.registry import check, is_drop_in
 from tests.norms.conform.subjects import Subject
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.norms.conform.cases import Case
-from tests.norms.conform.check import check, has_reference, tracks
+from tests.norms.conform.registry import check, has_reference, tracks
 from tests.norms.conform.subjects import Subject
 
 HALVES = (torch.bfloat16, torch.float16)

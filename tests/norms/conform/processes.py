@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.testing._internal.common_distributed import spawn_threads_and_init_comms
 from torch.testing._internal.distributed.multi_threaded_pg import ThreadLocalWorld
 
-from tests.norms.conform.check import check
 from tests.norms.conform.numbers import assert_equal
+from tests.norms.conform.registry import check
 from tests.norms.conform.subjects import Subject
 
 if not hasattr(ThreadLocalWorld, "comms"):  # torch 2.11 left it out where its threads end

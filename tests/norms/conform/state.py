@@ -8,8 +8,8 @@ import pickle
 import torch
 from torch import Tensor, nn
 
-from tests.norms.conform.check import check, has_reference, is_drop_in, tracks
 from tests.norms.conform.numbers import assert_equal
+from tests.norms.conform.registry import check, has_reference, is_drop_in, tracks
 from tests.norms.conform.subjects import Subject
 
 

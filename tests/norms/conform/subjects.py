@@ -84,3 +84,18 @@ def subjects(names: Iterable[str], norms: ModuleType = src.norms) -> list[Subjec
             *(in_layout(name, channel_dim, norms) for channel_dim in (1, -1)),
         )
     ]
+
+
+def plain(subject: Subject, **options: Any) -> Case:
+    """The layer as it comes, with more arguments, and an input with several values in each mean."""
+    if not subject.is_drop_in:
+        return subject.cases[0]
+    shapes = {"1d": (4, 6, 5), "2d": (4, 6, 5, 3), "3d": (2, 6, 3, 4, 2)}
+    arguments = {"GroupNorm": (3, 6), "LayerNorm": (10,), "RMSNorm": (10,)}.get(subject.name, (6,))
+    shape = {"GroupNorm": (4, 6, 5, 3)}.get(subject.name) or shapes.get(subject.name[-2:], (4, 6, 10))
+    random = torch.Generator().manual_seed(2)
+    return Case("plain", arguments, options, torch.randn(shape, generator=random, dtype=torch.float64) * 2 + 1)
+
+
+def pair(subject: Subject, case: Case, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, nn.Module]:
+    return case.build(subject.ours, dtype), case.build(subject.reference(), dtype)

@@ -52,6 +52,14 @@ def tracks(subject: Subject) -> bool:
     return subject.has_running_statistics
 
 
+def is_batch_norm(subject: Subject) -> bool:
+    return subject.name.startswith("BatchNorm") and has_reference(subject)
+
+
+def is_drop_in_batch_norm(subject: Subject) -> bool:
+    return is_batch_norm(subject) and subject.is_drop_in
+
+
 def check(applies: Applies = always) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
     """Enter a function into `CHECKS`, for the subjects to which it applies."""
 
