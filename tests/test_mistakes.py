@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from src import norms
 from tests.commands import error_of, run_process
 
-NORMS = (
-    "BatchNorm, DynamicTanh, GroupNorm, Identity, InstanceNorm, LayerNorm, RMSNorm, TorchBatchNorm, TorchGroupNorm, "
-    "TorchInstanceNorm, TorchLayerNorm, TorchRMSNorm"
-)
+NORMS = ", ".join(sorted(norms.NORMS))
 DATASETS = (
     "BreastCancer, CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, MovingDigits, Newsgroups20, Reuters52, "
     "Reuters8, TextFiles, Wine"
