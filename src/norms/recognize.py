@@ -60,14 +60,13 @@ def examine(name: str, layer: nn.Module) -> Found:
 
 
 def _known_class(layer_class: Layer) -> Layer | None:
-    """The class of torch's or ours that `layer_class` is, or whose forward it inherits; None if it has its own."""
+    """The nearest class of torch's or ours in the layer's ancestry; None if the layer has a forward of its own."""
 
     def is_known(each: type) -> bool:
-        return each in OURS or each.__module__.startswith("torch.nn.")
+        return each in OURS or (each.__module__.startswith("torch.nn.") and not each.__name__.startswith("_"))
 
-    if not is_known(next(each for each in layer_class.__mro__ if "forward" in vars(each))):
-        return None
-    return next(each for each in layer_class.__mro__ if is_known(each) and not each.__name__.startswith("_"))
+    known: Layer = next(filter(is_known, layer_class.__mro__))
+    return known if layer_class.forward is known.forward else None
 
 
 def _examine_known(name: str, layer: nn.Module, family: NormFamily) -> Found:
