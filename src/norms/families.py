@@ -10,6 +10,7 @@ from typing import Any
 
 from src.norms import (
     batch_norm,
+    derf,
     dynamic_tanh,
     group_norm,
     identity,
@@ -39,6 +40,7 @@ NORMS = table(
     GroupNorm=group_norm.GroupNormFamily,
     InstanceNorm=instance_norm.InstanceNormFamily,
     DynamicTanh=dynamic_tanh.DynamicTanhFamily,
+    Derf=derf.DerfFamily,
     Identity=identity.IdentityFamily,
     TorchBatchNorm=torch_builtin.TorchBatchNormFamily,
     TorchLayerNorm=torch_builtin.TorchLayerNormFamily,

@@ -79,14 +79,21 @@ def test_ours_equal_torchs_in_both_layouts(name: str, shape: tuple[int, ...], ch
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_dynamic_tanh_is_its_formula() -> None:
-    layer = NORMS["DynamicTanh"](8, channel_dim=1)
+FORMULAS = {
+    "DynamicTanh": lambda layer, x: torch.tanh(layer.alpha * x),
+    "Derf": lambda layer, x: torch.special.erf(layer.alpha * x + layer.shift),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_an_elementwise_function_is_its_formula(name: str) -> None:
+    layer = NORMS[name](8, channel_dim=1)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(0.5, 2)
     x = torch.randn(MAPS)
     weight, bias = layer.weight.reshape(8, 1, 1), layer.bias.reshape(8, 1, 1)
-    torch.testing.assert_close(layer(x), torch.tanh(layer.alpha * x) * weight + bias)
+    torch.testing.assert_close(layer(x), FORMULAS[name](layer, x) * weight + bias)
 
 
 def test_identity_changes_nothing() -> None:
