@@ -19,24 +19,25 @@ from src.norms.sync import Synchronizable, synchronize
 
 
 class BatchNorm(Synchronizable, _BatchNorm):
-    """Normalizes each channel of `(N, C, *)` with the mean and variance over N and *, for any number of dimensions.
+    """Normalizes each channel of `(N, C, *)` by its mean and variance over N and *, for any number of dimensions.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
-    In training the statistics are the batch's, and `running_mean` and `running_var` (unbiased) follow them by
-    `running += momentum * (batch - running)`, or as their plain average if momentum is None. In eval the running
-    ones are used; without them (`track_running_stats=False`), the batch's. Arguments, state dict and errors are those
-    of `torch.nn.BatchNorm2d`: the base class brings parameters and buffers, so that whatever looks for a batch norm
-    (weight initialization, `swa_utils.update_bn`, `state_dict`) finds one; all the arithmetic is here. Unlike torch's,
-    it does not count a batch again when activation checkpointing repeats it: a forward pass inside of a backward pass
-    moves no statistics.
+    In training the layer uses the statistics of the batch. It moves `running_mean` and `running_var` (unbiased)
+    towards them by `running += momentum * (batch - running)`; with `momentum=None` these are plain averages. In eval it
+    uses the running statistics, or the batch's if there are none (`track_running_stats=False`).
 
-    Where it is `synchronized`, the processes of `process_group` (None: all) train with the statistics of all their
-    values: they normalize, differentiate and follow as one process with the whole batch would.
+    Arguments, state dict and errors are those of `torch.nn.BatchNorm2d`. torch's base class holds the parameters and
+    buffers, so that weight initialization, `swa_utils.update_bn` and others recognize a batch norm. The arithmetic is
+    here. One thing differs from torch's: where activation checkpointing repeats a forward pass, the batch is counted
+    once. A forward pass inside a backward pass moves no statistics.
+
+    If the layer is `synchronized`, the processes of `process_group` (None: all) share the statistics of all their
+    values in training. Outputs, gradients and running statistics are those of one process with the whole batch.
 
     Raises:
-        ValueError: one value per channel in training; its variance would be 0. Or eps is not positive.
-        RuntimeError: the input's channels are not `num_features`, or its type is not the parameters'.
+        ValueError: in training, a channel has a single value, whose variance would be 0; or eps is not positive.
+        RuntimeError: the input does not have `num_features` channels, or its type is not the parameters' type.
     """
 
     channel_dim = 1
@@ -105,7 +106,7 @@ class BatchNorm(Synchronizable, _BatchNorm):
                 factor = 1 / num_batches_tracked.to(batch.var.dtype)
         count = batch.num_values
         if isinstance(count, Tensor):
-            factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch of padding alone moves nothing
+            factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch of nothing but padding moves nothing
         elif count == 0:
             return
         follow(running_mean, running_var, batch, factor)
@@ -130,16 +131,16 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
 
 
 class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
-    """Batch normalization of `(..., D)`: each feature over all positions of all samples, padding left out."""
+    """Batch normalization of `(..., D)`: each feature over all positions of all samples, without padding."""
 
     channel_dim = -1
 
 
 class SyncBatchNorm(BatchNorm):
-    """`torch.nn.SyncBatchNorm` from scratch, on CPU, too: `(N, C, *)`, over N and * of all processes.
+    """`torch.nn.SyncBatchNorm` from scratch, which runs on CPU, too: `(N, C, *)`, over N and * of all processes.
 
-    A process may bring any number of samples and places, none among them, as long as it makes the same calls as the
-    others. Weight and bias get the gradients of the process' own samples; DistributedDataParallel averages them.
+    The processes may have different numbers of samples and positions, or none, but they must make the same calls. The
+    gradients of weight and bias are those of the process's own samples; DistributedDataParallel averages them.
 
     Args:
         process_group: the processes that share their statistics; None: all. The other arguments are BatchNorm's.
@@ -164,7 +165,7 @@ class SyncBatchNorm(BatchNorm):
 
     @classmethod
     def convert_sync_batchnorm(cls, module: nn.Module, process_group: ProcessGroup | None = None) -> nn.Module:
-        """`module`, whose batch norms, ours and torch's, are now synchronized; the objects stay the same."""
+        """Synchronize all batch norms of `module`, ours and torch's, in place, and return `module`."""
         synchronize(module, process_group, cls)
         return module
 
@@ -175,8 +176,8 @@ class BatchNormFamily(NormFamily):
     Args:
         eps: added to the variance.
         momentum: the share of a new batch in the running statistics.
-        masked: on text, whether statistics leave padding out, as they do by default; false shows what it does to them.
-        track_running_stats: whether to keep running statistics, as by default; without them eval takes the batch's.
+        masked: on text, leave padding out of the statistics, as by default; false shows what padding does to them.
+        track_running_stats: keep running statistics, as by default; without them eval uses the statistics of the batch.
     """
 
     kind = "BatchNorm"

@@ -16,12 +16,12 @@ class GroupNorm(nn.GroupNorm):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
-    The same in training and eval; no sample sees another.
+    Training and eval are the same. A sample's output does not depend on other samples.
 
     Raises:
-        ValueError: `num_groups` does not divide `num_channels`; or one value per group in the whole batch, whose
-            variance would be 0.
-        RuntimeError: the input's channels are not `num_channels`, or its type is not the parameters'.
+        ValueError: `num_groups` does not divide `num_channels`; or a group has a single value, whose variance would be
+            0, and the batch has one sample.
+        RuntimeError: the input does not have `num_channels` channels, or its type is not the parameters' type.
     """
 
     channel_dim = 1
@@ -65,9 +65,9 @@ class GroupNorm(nn.GroupNorm):
 
 
 class TokenGroupNorm(GroupNorm):
-    """Group normalization of `(..., D)`: each group of one position's features, as RetNet has it (arXiv 2307.08621).
+    """Group normalization of `(..., D)`: each group of one position's features, as in RetNet (arXiv 2307.08621).
 
-    No position sees another, so padding cannot reach the statistics.
+    The statistics are of one position, so padding cannot change them.
     """
 
     channel_dim = -1
@@ -80,8 +80,8 @@ class GroupNormFamily(NormFamily):
     """A group of channels with its positions (arXiv 1803.08494); on tokens, a group of one position's features.
 
     Args:
-        num_groups: groups that the channels are cut into; must divide the channels of each norm in the model. Not
-            given: those of the replaced layer if it is a group norm, else 32.
+        num_groups: number of groups; must divide the channels of each norm in the model. Not given: that of the
+            replaced layer if it is a group norm, else 32.
         eps: added to the variance.
     """
 

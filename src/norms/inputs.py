@@ -13,7 +13,7 @@ def check_at_least_2d(layer: nn.Module, input: Tensor) -> None:
 
 
 def dense(x: Tensor) -> Tensor:
-    """`x` if it is contiguous or channels last, else a contiguous copy; outputs and gradients then lie as it does."""
+    """`x` if it is contiguous or channels last, else a contiguous copy. Outputs and gradients get its memory order."""
     if x.is_contiguous() or torch._C._are_functorch_transforms_active():  # vmap knows no memory format
         return x
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)
@@ -21,7 +21,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
-    """Raise torch's error unless the parameters have the type of `x`, or float32 where `x` is of a half type."""
+    """Raise torch's error unless the parameters have the type of `x`, or float32 if `x` has a half type."""
     dtypes = {parameter.dtype for parameter in parameters if parameter is not None}
     if dtypes and dtypes != {x.dtype} and dtypes != {computing_dtype(x.dtype)}:
         raise RuntimeError(
@@ -34,7 +34,7 @@ def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
 
 
 def autocast_to_float32(x: Tensor) -> Tensor:
-    """`x`, in float32 where autocast of a GPU asks layer, group and RMS norms for it; on CPU it does not."""
+    """`x`, in float32 under a GPU's autocast, which wants this of layer, group and RMS norms; a CPU's does not."""
     if x.dtype not in (torch.float16, torch.bfloat16):
         return x
     device = x.device.type

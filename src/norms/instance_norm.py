@@ -24,20 +24,21 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
-    Arguments, state dict and errors are those of `torch.nn.InstanceNorm2d`: with `track_running_stats=True` the
-    running statistics, averages over the samples, follow in training and are used in eval; otherwise training and
-    eval are the same. Where it is `synchronized`, the averages are over the samples of all processes.
+    Arguments, state dict and errors are those of `torch.nn.InstanceNorm2d`. With `track_running_stats=True`, training
+    moves running statistics towards the samples' average, and eval uses them; otherwise training and eval are the same.
+    If the layer is `synchronized`, the average is over the samples of all processes.
 
     Raises:
-        ValueError: one place per channel, whose variance would be 0; or the channels are not `num_features`.
-        RuntimeError: the input's type is not the parameters'.
+        ValueError: a channel has a single position, whose variance would be 0; or the input does not have
+            `num_features` channels.
+        RuntimeError: the input's type is not the parameters' type.
     """
 
     channel_dim = 1
     _check_input_dim = check_at_least_2d
 
     def _get_no_batch_dim(self) -> int:
-        return 0  # any number of dimensions: the first is always the batch
+        return 0  # torch's layers take an input without a batch at this number of dimensions; this one takes none
 
     def mask_for(self, x: Tensor) -> Tensor | None:
         return None
@@ -96,7 +97,7 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
         if peers is None:
             mean, var = values.mean(1).unbind()
         else:
-            # One more row of ones counts the samples.
+            # A row of ones counts the samples.
             total = sum_over(peers, torch.cat((values, torch.ones_like(values[:1]))).sum(1))
             if not total[2, 0]:
                 return
@@ -127,7 +128,7 @@ class InstanceNorm3d(InstanceNorm, nn.InstanceNorm3d):
 
 
 class TokenInstanceNorm(ReadsPaddingMask, InstanceNorm):
-    """Instance normalization of `(B, ..., D)`: each feature over the positions of its sample, padding left out."""
+    """Instance normalization of `(B, ..., D)`: each feature over the positions of its sample, without padding."""
 
     channel_dim = -1
 

@@ -14,11 +14,12 @@ class LayerNorm(nn.LayerNorm):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
-    The same in training and eval; no position sees another. The base class brings the parameters, so that whatever
-    looks for a layer norm (weight initialization, weight decay) finds one; all the arithmetic is here.
+    Training and eval are the same. The output at a position does not depend on other positions. torch's base class
+    holds the parameters, so that weight initialization, weight decay and others recognize a layer norm. The arithmetic
+    is here.
 
     Raises:
-        RuntimeError: the input's last dimensions are not `normalized_shape`, or its type is not the parameters'.
+        RuntimeError: the input's last dimensions are not `normalized_shape`, or its type is not the parameters' type.
     """
 
     channel_dim = -1
@@ -35,7 +36,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class ChannelLayerNorm(LayerNorm):
-    """Layer normalization of `(N, C, *)`: the channels of one place, as ConvNeXt has it (arXiv 2201.03545)."""
+    """Layer normalization of `(N, C, *)`: the channels at one position, as in ConvNeXt (arXiv 2201.03545)."""
 
     channel_dim = 1
 
@@ -69,8 +70,11 @@ class LayerNormFamily(NormFamily):
 
 
 def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...], any_dims: str = "*, ") -> None:
-    """Raise torch's error if `x` does not end in `normalized_shape`, or that is empty; `any_dims` is its word for what
-    comes before."""
+    """Raise torch's error if `normalized_shape` is empty, or if it is not the end of the shape of `x`.
+
+    Args:
+        any_dims: how torch's message writes the dimensions before it.
+    """
     if not normalized_shape:
         raise RuntimeError(
             "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got "
@@ -85,7 +89,7 @@ def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...], any_dim
 
 
 def check_parameter_shapes(normalized_shape: tuple[int, ...], **parameters: Tensor | None) -> None:
-    """Raise torch's error if a parameter that was put in has another shape."""
+    """Raise torch's error if a parameter was replaced by one of another shape."""
     for name, parameter in parameters.items():
         if parameter is not None and parameter.shape != normalized_shape:
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""A norm is one call to torch.fx, as torch's own are, and not the steps inside."""
+"""Make torch.fx record a norm as one call, as it records torch's own norms."""
 
 import functools
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from torch.fx import Proxy
 
 
 def leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`forward`, which under symbolic tracing becomes a single node of the graph.
+    """A `forward` that becomes a single node of the graph under symbolic tracing.
 
-    torch.fx takes only the modules of `torch.nn` for single nodes unless it is told; who traces a whole model, as
-    torchvision's `create_feature_extractor` does, does not know of ours.
+    By default torch.fx makes single nodes only of modules of `torch.nn`. Code that traces a whole model, such as
+    torchvision's `create_feature_extractor`, does not tell it about ours.
     """
 
     @functools.wraps(forward)
@@ -22,7 +22,9 @@ def leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return forward(self, *args, **kwargs)
         path = value.tracer.path_of_module(self)  # type: ignore[attr-defined]
         if not path:
-            raise ValueError("torch.fx takes a norm as one call: trace the model that holds it, not it alone")
+            raise ValueError(
+                "torch.fx records a norm as one call: trace the model that contains it, not the norm alone"
+            )
         return value.tracer.create_proxy("call_module", path, args, kwargs)
 
     return record_or_run

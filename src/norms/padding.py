@@ -1,4 +1,4 @@
-"""The padding mask's way from a text model's input to the norms that take statistics over positions."""
+"""Pass the padding mask from a text model's input to the norms whose statistics run over positions."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,17 +8,19 @@ from torch import Tensor, nn
 
 
 class ReadsPaddingMask(nn.Module):
-    """A norm whose statistics reach over the positions of `(B, T, D)` and so must leave padding out."""
+    """A norm whose statistics run over the positions of `(B, T, D)`, and so have to leave padding out."""
 
     padding_mask: Tensor | None = None  # (B, T), True at a token
     masked: bool = True
-    """Whether padding is left out; where it is not, statistics depend on how far a batch is padded."""
+    """Whether statistics leave padding out. If not, they depend on how far a batch is padded."""
 
     def mask_for(self, x: Tensor) -> Tensor | None:
-        """The mask shaped to broadcast over `x`: `(B, T, 1)` for `(B, T, D)`.
+        """The mask in the shape that broadcasts over `x`: `(B, T, 1)` for `(B, T, D)`.
 
-        None where every row counts: there is no mask, or it is not wanted, or `x` is `(B, D)`, one pooled vector per
-        sample.
+        None if every position counts: there is no mask, `masked` is False, or `x` is `(B, D)`, one vector per sample.
+
+        Raises:
+            ValueError: the mask does not fit `x`.
         """
         mask = self.padding_mask
         if mask is None or not self.masked or x.ndim == 2:
@@ -40,17 +42,17 @@ def _hand_mask_to_norms(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping
             f"attention_mask has shape {tuple(mask.shape)}; norms that take statistics over positions need (B, T), "
             "1 at a token and 0 at padding"
         )
-    # Found anew at each call, so that a copy of the model serves its own norms; left in place after the call, so
-    # that activation checkpointing, which runs layers again in the backward pass, finds it.
+    # The norms are looked up at each call, so that a copy of the model sets the mask on its own norms. The mask stays
+    # after the call, for activation checkpointing, which runs layers again in the backward pass.
     for module in model.modules():
         if isinstance(module, ReadsPaddingMask):
             module.padding_mask = None if mask is None else mask.bool()
 
 
 def share_padding_mask(model: nn.Module) -> None:
-    """Make each call `model(..., attention_mask=...)` hand its mask to the norms inside; once is enough.
+    """Make each call `model(..., attention_mask=...)` pass its mask to the norms inside.
 
-    Does nothing to a model without such an argument, or without such a norm.
+    A second call changes nothing. Neither does a call for a model without such an argument or without such a norm.
     """
     takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
     has_reader = any(isinstance(module, ReadsPaddingMask) for module in model.modules())

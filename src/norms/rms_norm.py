@@ -17,8 +17,8 @@ class RMSNorm(nn.RMSNorm):
 
         y = x / sqrt(mean(x^2) + eps) * weight
 
-    The same in training and eval. `eps=None` is the machine epsilon of the type computed in: the input's, or
-    float32 for the half types.
+    Training and eval are the same. `eps=None` is the machine epsilon of the type in which the layer computes: float32
+    for the half types, else the input's type.
 
     Raises:
         RuntimeError: the input's last dimensions are not `normalized_shape`.
@@ -43,7 +43,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class ChannelRMSNorm(RMSNorm):
-    """RMS normalization of `(N, C, *)`: the channels of one place."""
+    """RMS normalization of `(N, C, *)`: the channels at one position."""
 
     channel_dim = 1
 

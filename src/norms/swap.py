@@ -1,4 +1,4 @@
-"""Surgery: put one norm in the place of every norm of a model."""
+"""Replace every norm of a model by another norm."""
 
 import copy
 
@@ -14,9 +14,9 @@ def _replacement(
     name: str, found: Found, family: NormFamily, default: torch.Tensor | None, memo: dict[int, object]
 ) -> nn.Module:
     if found.kind == family.kind and (layer_class := family.same_named(found.class_name)):
-        # A copy of another class: parameters, buffers, hooks and flags stay what they were, to the last bit.
+        # A copy with another class keeps parameters, buffers, hooks and flags to the last bit.
         group = getattr(found.layer, "process_group", None)
-        memo[id(group)] = group  # which processes there are is not the copy's to say
+        memo[id(group)] = group  # a process group cannot be copied
         layer = copy.deepcopy(found.layer, memo)
         layer.__class__ = layer_class
         family.set_options(layer)
@@ -34,20 +34,21 @@ def _replacement(
 
 
 def swap_norms(model: nn.Module, norm: NormFamily) -> dict[str, nn.Module]:
-    """Put `norm` in the place of every norm in `model`, in place.
+    """Replace every norm in `model` by `norm`, in place.
 
-    What is replaced tells the layout: `(N, C, *)` where a batch, group or instance norm stood, `(..., D)` where a
-    layer or RMS norm did. A layer of the same kind (torch's BatchNorm2d by ours) keeps weights, running statistics,
-    options and hooks; any other starts afresh and keeps eps, momentum, whether there is a weight and a bias, device,
-    dtype and the training flag, unless `norm` sets them. Modules and parameters that were shared stay shared. For a
-    model that takes an `attention_mask`, the mask reaches the norms whose statistics run over positions.
+    The replaced layer decides the layout: `(N, C, *)` for a batch, group or instance norm, `(..., D)` for a layer or
+    RMS norm. A layer that is replaced by one of its own kind (torch's BatchNorm2d by ours) keeps its weights, running
+    statistics, options and hooks. Any other new layer starts with fresh weights. It takes over eps, momentum, whether
+    there is a weight and a bias, device, dtype and the training flag, unless `norm` sets them. Shared modules and
+    parameters stay shared. If the model takes an `attention_mask`, the mask is passed to the norms whose statistics run
+    over positions.
 
     Returns:
-        What was replaced, by name: `model.set_submodule(name, layer)` for each puts it back.
+        The replaced layers by name. `model.set_submodule(name, layer)` for each of them undoes the swap.
 
     Raises:
         ValueError: a norm does not fit a layer (the message names the layer and a value that fits), or `model` is
-            itself a norm, which cannot be replaced in place. The model is then as it was.
+            itself a norm, which cannot be replaced in place. The model is unchanged.
     """
     if is_norm(model):
         raise ValueError(
@@ -59,7 +60,7 @@ def swap_norms(model: nn.Module, norm: NormFamily) -> dict[str, nn.Module]:
     norm.check({name: found[layer].site for name, layer in replaced.items() if norm.changes(found[layer].kind)})
 
     default = next((p for p in model.parameters() if p.is_floating_point()), None)
-    memo: dict[int, object] = {}  # one for all, so that tied parameters stay tied
+    memo: dict[int, object] = {}  # one for all copies, so that tied parameters stay tied
     new: dict[nn.Module, nn.Module] = {}
     for name, layer in replaced.items():
         if layer not in new:
@@ -68,10 +69,10 @@ def swap_norms(model: nn.Module, norm: NormFamily) -> dict[str, nn.Module]:
         model.set_submodule(name, new[layer])
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
-            # Its fused inference path reads the norms' weights and computes a layer norm itself; without a known
-            # activation it calls its parts.
+            # The fused inference path of this class reads the norms' weights and computes a layer norm itself. Without
+            # a known activation the class calls its layers.
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # which that path alone understands
+            module.use_nested_tensor = False  # only the fused path takes nested tensors
     share_padding_mask(model)
     return replaced

@@ -14,13 +14,13 @@ CHANGED = ("synchronized", "process_group")  # a layer's attributes
 
 
 class Synchronizable(nn.Module):
-    """A norm with running statistics, which several processes can keep together."""
+    """A norm with running statistics that several processes can share."""
 
     synchronized = False
-    process_group: ProcessGroup | None = None  # those that do, where synchronized; None: all
+    process_group: ProcessGroup | None = None  # the processes that share them, if synchronized; None: all
 
     def peers(self) -> ProcessGroup | None:
-        """The processes with which this one shares its statistics now: in training, where there is more than one."""
+        """The processes that share their statistics in this call; None outside of training or for one process."""
         if not (self.synchronized and self.training and dist.is_available() and dist.is_initialized()):
             return None
         group = self.process_group or dist.group.WORLD
@@ -33,20 +33,20 @@ class Synchronizable(nn.Module):
 def synchronize(
     model: nn.Module, process_group: ProcessGroup | None = None, builtin: type[_BatchNorm] = nn.SyncBatchNorm
 ) -> Callable[[], None]:
-    """Let the norms of `model` that keep running statistics share them among processes, in place.
+    """Make the norms of `model` that have running statistics share them among processes, in place.
 
-    The layers stay the same objects: ours are told, and torch's own batch norms get another class.
+    The layers stay the same objects: ours get an attribute, and torch's own batch norms get another class.
 
     Args:
         model: any model.
-        process_group: the processes that share; None: all.
+        process_group: the processes that share their statistics; None: all.
         builtin: the class for torch's own batch norms.
 
     Returns:
-        What undoes it.
+        A function that undoes it.
 
     Raises:
-        ValueError: a norm has no synchronized form; the message names it. The model is then as it was.
+        ValueError: a norm has no synchronized form; the message names it. The model is unchanged.
     """
     check_synchronizable(model)
     before: dict[nn.Module, tuple[type[nn.Module], dict[str, Any]]] = {}
@@ -72,13 +72,14 @@ def synchronize(
 
 
 def check_synchronizable(model: nn.Module, on_cpu: bool = False) -> None:
-    """Raise for a norm with running statistics that processes cannot share.
+    """Raise ValueError for the first norm with running statistics that processes cannot share.
 
     Args:
-        on_cpu: the model is to be trained there, where torch's own batch norms have no synchronized form.
+        model: any model.
+        on_cpu: whether the model trains on a CPU, where torch's own batch norms have no synchronized form.
 
     Raises:
-        ValueError: names the layer and the way out.
+        ValueError: the message names the layer and says what to use instead.
     """
     for name, layer in _with_running_statistics(model):
         if isinstance(layer, Synchronizable):

@@ -27,7 +27,7 @@ class BatchNorm(_BatchNorm):
 
 
 class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
-    """torch's batch norm of the tokens of `(..., D)`; padding stays as it came."""
+    """torch's batch norm of the tokens of `(..., D)`; padded positions keep their values."""
 
     channel_dim = -1
 
@@ -55,7 +55,7 @@ class InstanceNorm(_InstanceNorm):
 
 
 class TokenInstanceNorm(ReadsPaddingMask, InstanceNorm):
-    """torch's instance norm of `(B, ..., D)`, one sample at a time where there is padding, which stays as it came."""
+    """torch's instance norm of `(B, ..., D)`; one sample at a time if there is padding, which keeps its values."""
 
     channel_dim = -1
 

@@ -1,4 +1,4 @@
-"""How the values of one mean lie in memory, which decides on the kernel that reads them."""
+"""How the values of one mean are arranged in memory, which decides the kernel that can read them."""
 
 import re
 from functools import lru_cache
@@ -11,13 +11,13 @@ from torch import Tensor
 from src.norms.formula.axes import Axes
 from src.norms.formula.statistics import Statistics
 
-PLAIN = (Tensor, torch.nn.Parameter)  # what other classes of tensors hold in memory is their own business
+PLAIN = (Tensor, torch.nn.Parameter)  # other subclasses of Tensor may hold anything in memory
 
 
 class Arrangement(NamedTuple):
-    """A way in which the values of one mean lie in memory, with its sizes.
+    """An arrangement of the values of one mean in memory, with its sizes.
 
-    runs (R, K, S, G): all K * S values of each of R rows, one after the other; weight and bias are per (row % G, k)
+    runs (R, K, S, G): all K * S adjacent values of each of R rows; weight and bias are per (row % G, k)
     channels (N, C, S): a channel is N runs of S values, C * S apart
     columns (M, C): a channel is a column
     groups (N, S, G, K): K columns of each of N matrices (S, G * K) share a mean
@@ -35,7 +35,7 @@ def arrange(
     parameter_shape: tuple[int, ...] | None,
     given: bool = False,
 ) -> Arrangement | None:
-    """How the values of each mean over `dims` lie in memory, or None if in no way that a kernel reads.
+    """The arrangement of the values of each mean over `dims`, or None if no kernel can read it.
 
     Args:
         shape, stride: of the input.
@@ -54,8 +54,9 @@ def arrange(
     if order is None or any(size not in (1, shape[dim]) for dim, size in enumerate(own)):
         return None
 
-    # Each dimension as a letter, in the order of memory, outermost first: kept (n) or reduced (s), and where there is
-    # a parameter for each place, kept (g) or reduced (k). What one letter stands for is one dimension to a kernel.
+    # A letter for each dimension, in the order of memory, outermost first. Without parameters along the dimension: kept
+    # (n) or reduced (s). With a parameter for each index: kept (g) or reduced (k). A kernel treats adjacent dimensions
+    # of one letter as one dimension.
     letters = {(False, False): "n", (True, False): "s", (False, True): "g", (True, True): "k"}
     places = [(letters[dim in reduced, own[dim] > 1], shape[dim]) for dim in order if shape[dim] > 1]
     pattern = "".join(letter for letter, _ in places)
@@ -81,8 +82,8 @@ def arrange(
 def arrangement_of(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
 ) -> Arrangement | None:
-    """`arrange` for a tensor and its parameters, or None also where kernels cannot read these or would not be seen."""
-    if torch._C._len_torch_dispatch_stack():  # who records operations would not see that anything is computed
+    """`arrange` for a tensor and its parameters. None also if a kernel cannot read them, or may not run unseen."""
+    if torch._C._len_torch_dispatch_stack():  # code that records operations would not see a kernel
         return None
     device, shapes = x.device, []
     for tensor in (x, weight, bias, *(given[:2] if given else ())):
@@ -100,7 +101,7 @@ def arrangement_of(
 def _arrange_axes(
     shape: tuple[int, ...], stride: tuple[int, ...], axes: Axes, parameters: tuple[tuple[int, ...], ...], given: bool
 ) -> Arrangement | None:
-    """Remembered, since to look takes longer than a small input's arithmetic."""
+    """Cached, since the search takes longer than the arithmetic on a small input."""
     if len(set(parameters)) > 1:
         return None
     x = torch.empty_strided(shape, stride, device="meta")
@@ -111,7 +112,7 @@ def _arrange_axes(
 
 
 def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...], order: tuple[int, ...]) -> bool:
-    """Whether the dimensions, taken in this order, lie one inside the other without gaps."""
+    """Whether the dimensions in this order are nested in memory without gaps."""
     step = 1
     for dim in reversed(order):
         if shape[dim] > 1 and stride[dim] != step:

@@ -1,4 +1,4 @@
-"""The CPU kernels' library: compiled once for this processor, kept in the user's cache."""
+"""Compile the library of CPU kernels once for this processor, and keep it in the user's cache."""
 
 import ctypes
 import hashlib
@@ -11,10 +11,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import torch  # noqa: F401 (its OpenMP threads are the ones that the library shall share)
+import torch  # noqa: F401 (loads OpenMP, so that the library shares torch's threads)
 
 SOURCE = Path(__file__).with_name("normalize.cpp")
-# What may not be assumed, as -ffast-math does, is that there are no NaNs.
+# Not -ffast-math: it assumes that there are no NaNs.
 FLAGS = (
     *("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC"),
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-Wno-psabi"),
@@ -43,7 +43,7 @@ def compiler() -> str | None:
 
 
 def build() -> Path:
-    """The compiled library; compiles it if the cache has none for this source, these flags and this processor.
+    """The path of the library; compile it if the cache has none for this source, these flags and this processor.
 
     Raises:
         OSError: there is no compiler, the cache cannot be written, or the compiler fails.
@@ -61,13 +61,13 @@ def build() -> Path:
         done = subprocess.run([program, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, text=True)
         if done.returncode:
             raise OSError(f"{program} failed: {done.stderr.strip()[-500:]}")
-        made.replace(library)  # of several processes that build at once, the last one's stays: they are the same
+        made.replace(library)  # if several processes build at once, the last library stays; all are the same
     return library
 
 
 @cache
 def load() -> ctypes.CDLL | None:
-    """The library, or None where it cannot be had: the formula then serves, and a log line says why."""
+    """The library, or None if it cannot be built: a log line says why, and the formula is used."""
     try:
         library = ctypes.CDLL(str(build()))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Kernels for CPU: which of them fits an input, and the call."""
+"""Kernels for CPU: choose the one that fits an input, and call it."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +16,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class CPUKernel(NamedTuple):
-    """A kernel with its sizes; all tensors that it takes are as it was chosen for."""
+    """A kernel with its sizes. It takes only tensors like those that it was chosen for."""
 
     forward_call: Callable[..., None]
     backward_call: Callable[..., None]
@@ -27,7 +27,7 @@ class CPUKernel(NamedTuple):
     def forward(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, given: Statistics | None
     ) -> tuple[Tensor, Statistics]:
-        """The output, and `given`, or mean (None about zero) and biased variance in their place."""
+        """The output, and the statistics: the given ones, or the mean (None about zero) and the biased variance."""
         _, sizes, shape = self.arrangement
         y = torch.empty_like(x)
         if given is None:
@@ -37,7 +37,7 @@ class CPUKernel(NamedTuple):
         else:
             found = given
             mean, var = _as_float(given.mean), given.var.float()
-        # The tensors are named here, so that none is freed before the kernel has read it.
+        # The tuple keeps each tensor alive until the kernel has read it.
         tensors = (x, y, _as_float(weight), _as_float(bias), mean, var)
         self.forward_call(*map(_address, tensors), *sizes, eps, self.about_zero or self.given, torch.get_num_threads())
         return y, found
@@ -52,7 +52,7 @@ class CPUKernel(NamedTuple):
         eps: float,
         needed: tuple[bool, ...],
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of input, weight and bias, as far as they are `needed`."""
+        """The gradients of input, weight and bias that are `needed`."""
         dx = torch.empty_like(x) if needed[0] else None
         dweight, dbias = (_gradient_of(parameter) for parameter in (weight, bias))
         tensors = (dy, x, dx, _as_float(weight), _as_float(found.mean), found.var.float(), dweight, dbias)
@@ -85,7 +85,7 @@ def _address(tensor: Tensor | None) -> int | None:
 def kernel_for(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
 ) -> CPUKernel | None:
-    """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
+    """The kernel for the statistics of `x` over `axes`, or None if no kernel fits and the formula is needed."""
     if x.dtype not in DTYPES or not x.is_cpu:
         return None
     arrangement = arrangement_of(x, weight, bias, axes, given)
@@ -105,7 +105,7 @@ def _calls(kernel: str, dtype: torch.dtype) -> tuple[Callable[..., None], Callab
 
 
 def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Statistics, factor: float | Tensor) -> bool:
-    """Make `running += factor * (batch - running)` of both running statistics; False where the formula has to serve."""
+    """Do `running += factor * (batch - running)` for both running statistics; False if the kernel does not fit."""
     mean, var, count = batch.whole_mean(), batch.var, batch.num_values
     if running_mean is None or running_var is None or mean is None or isinstance(factor, Tensor | int):
         return False

@@ -1,6 +1,6 @@
-"""Kernels for GPU, in Triton: which of them fits an input, and the call.
+"""Kernels for GPU, in Triton: choose the one that fits an input, and call it.
 
-Triton is imported when the first kernel is wanted: that takes time, and torch comes without it for some machines.
+Triton is imported for the first kernel: the import takes time, and torch lacks Triton on some machines.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class GPUKernel(NamedTuple):
-    """Kernels with their sizes; all tensors that they take are as they were chosen for."""
+    """Kernels with their sizes. They take only tensors like those that they were chosen for."""
 
     arrangement: Arrangement
     about_zero: bool
@@ -37,7 +37,7 @@ class GPUKernel(NamedTuple):
     def forward(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, given: Statistics | None
     ) -> tuple[Tensor, Statistics]:
-        """The output, and `given`, or mean (None about zero) and biased variance in their place."""
+        """The output, and the statistics: the given ones, or the mean (None about zero) and the biased variance."""
         from src.norms.kernels import triton_lines, triton_tiles
 
         tile, block, _, lines = self._ways(x)
@@ -65,7 +65,7 @@ class GPUKernel(NamedTuple):
         eps: float,
         needed: tuple[bool, ...],
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of input, weight and bias, as far as they are `needed`."""
+        """The gradients of input, weight and bias that are `needed`."""
         from src.norms.kernels import triton_lines, triton_tiles
 
         tile, _, block, lines = self._ways(x)
@@ -93,7 +93,7 @@ class GPUKernel(NamedTuple):
 def _ways(
     arrangement: Arrangement, has_parameters: bool, processors: int
 ) -> "tuple[Tile, Block | None, Block | None, Lines]":
-    """The values of a mean as a tile, what a program takes at once of it forward and backward, and as lines."""
+    """The values of a mean as a tile, the blocks of a program in forward and backward, and the values as lines."""
     from src.norms.kernels.triton_lines import lines_of
     from src.norms.kernels.triton_tiles import BACKWARD_LIMIT, FORWARD_LIMIT, tile_of
 
@@ -110,7 +110,7 @@ def _processors(device: torch.device) -> int:
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be the tensor's."""
+    """A context in which Triton launches kernels on `device`; by default it uses the current device."""
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)
@@ -118,7 +118,7 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
 
 @cache
 def _available(device: torch.device) -> bool:
-    """Whether a first kernel runs there; a log line says why not, since the formula then serves.
+    """Whether a first kernel runs on the device. If not, a log line says why, and the formula is used.
 
     Raises:
         ValueError: it is the CPU, without Triton's interpreter.
@@ -145,7 +145,7 @@ def _available(device: torch.device) -> bool:
 def kernel_for(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
 ) -> GPUKernel | None:
-    """The kernel for the statistics of `x` over `axes`, or None where the formula has to serve."""
+    """The kernel for the statistics of `x` over `axes`, or None if no kernel fits and the formula is needed."""
     if x.dtype not in DTYPES or x.device.type not in ("cuda", "cpu"):
         return None
     arrangement = arrangement_of(x, weight, bias, axes, given)

@@ -1,4 +1,4 @@
-// Normalization on CPU, forward and backward, for three ways in which the values of one mean lie in memory:
+// Normalization on CPU, forward and backward, for the four ways in which the values of one mean can lie in memory:
 //
 //   runs     (R, K, S)  all K * S values of a row r share a mean; the weight is per (r % G, k)
 //            LayerNorm, RMSNorm: S = 1, G = 1. GroupNorm: K channels of S positions. InstanceNorm: K = 1, G = C.
@@ -6,10 +6,10 @@
 //   columns  (M, C)     BatchNorm, channels last or (N, C): a channel is a column
 //   groups   (N, S, G, K) GroupNorm, channels last: K columns of each of N matrices share a mean
 //
-// Each mean's values are swept while they are in the cache: once for the mean, once for the squared deviations from it,
-// once to write. The mean is rounded to float; the sum of the deviations tells by how much it is off (`rest`), and both
-// passes take that out again, so that data far from zero keep their digits. Long sums are floats over a block of
-// values, added up in double.
+// The values of one mean are read three times while they are in the cache: for the mean, for the squared deviations from
+// the mean, and for the output. The mean is rounded to float. The sum of the deviations tells how much the rounding took
+// from the mean (`rest`), and the later passes correct for it, so that data far from zero keep their digits. A long sum
+// adds floats within a block of values, and the blocks' sums in double.
 
 #include <algorithm>
 #include <cmath>
@@ -38,7 +38,7 @@ inline void store(bfloat16* to, float value) {
     to->bits = uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);  // a NaN must not round to infinity
 }
 
-// Sixteen floats at once, whatever the registers of the processor: the compiler splits or joins them.
+// Sixteen floats at once. The compiler splits or joins them to fit the processor's registers.
 typedef float floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t halfwords __attribute__((vector_size(32), aligned(2), may_alias));
@@ -62,7 +62,7 @@ inline void store_many(bfloat16* to, floats values) {
 typedef float half_floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double doubles __attribute__((vector_size(64)));
 
-// A large output is written past the caches: they would fetch each line first, and lose what the next reader needs.
+// A large output is written around the caches, which would fetch each line first and evict what is read next.
 #ifdef __AVX512F__
 inline void store_past_caches(float* to, floats values) { _mm512_stream_ps(to, (__m512)values); }
 
@@ -82,10 +82,10 @@ inline void store_past_caches(T* to, floats values) {
 inline void fence() {}
 #endif
 
-constexpr int64_t LARGE = 1 << 23;  // bytes of an output that is written past the caches
+constexpr int64_t LARGE = 1 << 23;  // bytes of an output that is written around the caches
 
-// Whether runs of `size` values, one after the other in `count` values, are written past the caches: all have to lie
-// where such writes may begin.
+// Whether runs of `size` values, one after the other in `count` values, are written around the caches. Every run has to
+// start at an address that is aligned for such writes.
 template <class T>
 inline bool is_large(const T* to, int64_t count, int64_t size) {
     bool aligned = size * sizeof(T) % 64 == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0;
@@ -106,11 +106,11 @@ inline double total(floats values) {
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
 }
 
-constexpr int64_t BLOCK = 128;              // vectors that are added up in float
+constexpr int64_t BLOCK = 128;              // vectors that are summed in float
 constexpr int64_t WORTH_THREADS = 1 << 15;  // values, below which starting threads costs more than they save
 
 // `NUM` sums over all values of `num_runs` runs of `size` values, `stride` apart. `add(sums, offset)` adds a vector,
-// `add_one(sums, offset)` a single value; the sums are floats for a while, then go into double.
+// `add_one(sums, offset)` a single value. The sums of a block are floats; the blocks' sums are added in double.
 template <int NUM, class Add, class AddOne>
 void sum_runs(int64_t num_runs, int64_t stride, int64_t size, double* into, Add add, AddOne add_one) {
     floats even[NUM] = {}, odd[NUM] = {};
@@ -173,7 +173,7 @@ Moments moments(const T* x, int64_t num_runs, int64_t stride, int64_t size, bool
     return about_zero ? Moments{0, second} : Moments{center + first, second - first * first};
 }
 
-// `many(i)` for each whole vector of n values, `one(i)` for each value that is left.
+// `many(i)` for each whole vector of n values, `one(i)` for each remaining value.
 template <class Many, class One>
 inline void each(int64_t n, Many many, One one) {
     int64_t i = 0;
@@ -231,7 +231,7 @@ inline void put(float* values, int64_t i, float value) {
     if (values) values[i] = value;
 }
 
-// The rows are cut into as many parts as there are threads to help; `work(part, first row, last row)` does one.
+// The rows are split into one part for each thread; `work(part, first row, last row)` computes one part.
 template <class Work>
 int64_t in_parts(int64_t rows, int64_t size, int64_t max_parts, Work work) {
     int64_t parts = rows * size > WORTH_THREADS ? std::min(rows, max_parts) : 1;
@@ -258,7 +258,7 @@ inline void add_parts(const std::vector<double>& found, int64_t parts, int64_t P
 
 // ---- channels ------------------------------------------------------------------------------------------------------
 
-// What a channel's values are multiplied by and added to, from its sums.
+// The scale and shift of a channel, from its sums.
 struct Forward {
     float center, scale, shift;
 
@@ -283,10 +283,10 @@ struct Backward {
     }
 };
 
-// Where runs are short, several channels are swept at once, as the columns of a matrix (N, C * S): a sweep then reads
-// stretches that the processor fetches ahead.
+// Short runs: several channels are read together, as the columns of a matrix (N, C * S), so that each row of a pass is
+// long enough for the processor to prefetch.
 constexpr int64_t SHORT = 256;    // values of a run
-constexpr int64_t STRETCH = 512;  // values of a sweep's row
+constexpr int64_t STRETCH = 512;  // values of a row that is read together
 
 // `work(first channel, last channel)` for each group of channels.
 template <class Work>
@@ -296,8 +296,8 @@ void for_groups_of_channels(int64_t N, int64_t C, int64_t S, Work work) {
     for (int64_t k = 0; k < groups; k++) work(k * group, std::min(C, (k + 1) * group));
 }
 
-// NUM sums for each of `width` columns of a matrix; `add(row)` adds a row to `block`, which goes into double now and
-// then.
+// NUM sums for each of `width` columns of a matrix. `add(row)` adds a row to `block`, and the block's sums are added in
+// double after every few rows.
 template <int NUM, class Add>
 void sum_columns(int64_t rows, int64_t width, double* into, float* block, Add add) {
     std::fill(into, into + NUM * width, 0.0);
@@ -449,7 +449,7 @@ void channels_backward(const T* dy, const T* x, T* dx, const float* weight, cons
 
 // ---- columns -------------------------------------------------------------------------------------------------------
 
-constexpr int64_t COLUMN_BLOCK = 8192;  // values of a block of rows, which stay in the first-level cache
+constexpr int64_t COLUMN_BLOCK = 8192;  // values of a block of rows, which fits into the first-level cache
 
 // Mean and sum of squared deviations of each column, over rows; blocks are merged by Chan's formula.
 template <class T>
@@ -753,7 +753,7 @@ Sums weighted_sums(const T* dy, const T* x, const float* weight, int64_t size, f
     return Sums{sums[0], sums[1], sums[2]};
 }
 
-constexpr int64_t ROWS_IN_FLOAT = 64;  // rows whose share of a weight's gradient is added up in float
+constexpr int64_t ROWS_IN_FLOAT = 64;  // rows whose part of a weight's gradient is summed in float
 
 template <class T>
 void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const float* mean, const float* var,
@@ -793,7 +793,7 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
             double by_x = -r * r * r * (sum_gx - rest * sum_g) * share;
             double mean_g = about_zero ? 0 : sum_g * share;
             if (S == 1) {
-                // The mean of g is taken off before r scales what is left: of a row of few values, that may be nothing.
+                // The mean of g is subtracted before r scales the rest, which can be zero in a row of few values.
                 float by = float(by_x), scale = float(r), minus = float(mean_g), off = float(-rest * by_x),
                       shift = float(-rest * r);
                 float *to_weight = block_weight + row % G * K, *to_bias = block_bias + row % G * K;

@@ -1,4 +1,4 @@
-"""Which kernels are used: the environment's word, and a context's over it."""
+"""The setting that chooses kernels: an environment variable, or a context that overrides it."""
 
 import os
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ def _of_environment() -> str:
 
 
 def setting() -> str:
-    """What LIGHTNING_NORMS_KERNELS says, or `use_kernels`.
+    """The value of `use_kernels` inside its block, else of LIGHTNING_NORMS_KERNELS.
 
-    auto, the default: a kernel is taken where one fits. off: none. triton: of the kernels only those in Triton, which
-    its interpreter runs on CPU. The environment is read once.
+    auto, the default: use a kernel if one fits. off: use no kernel. triton: use only the Triton kernels, which Triton's
+    interpreter runs on CPU. The environment is read once.
 
     Raises:
-        ValueError: the variable holds something else.
+        ValueError: the variable has another value.
     """
     if _in_context:
         return _in_context[-1]
@@ -35,7 +35,7 @@ def setting() -> str:
 
 @contextmanager
 def use_kernels(flag: bool) -> Iterator[None]:
-    """Within the block, take kernels where they fit, or compute everything by the formula; whatever the environment."""
+    """In the block, use kernels where they fit (True), or only the formula (False), whatever the environment says."""
     _in_context.append("auto" if flag else "off")
     try:
         yield

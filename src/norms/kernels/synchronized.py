@@ -1,4 +1,4 @@
-"""The kernels of one process, between whose sweeps the statistics of several processes are merged."""
+"""Kernels of one process, with the statistics of several processes merged between two of them."""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from src.norms.kernels.gpu import GPUKernel
 
 
 class SynchronizedKernel(NamedTuple):
-    """Two kernels that work with those of the other processes, whether these have kernels or the formula.
+    """Two kernels whose process shares statistics with others; these may use kernels or the formula.
 
     Args:
-        own: finds the statistics of this process' values.
-        given: normalizes by the merged ones, which it is given.
+        own: computes the statistics of this process's values.
+        given: normalizes by the merged statistics.
         group: the processes.
     """
 
@@ -34,7 +34,7 @@ class SynchronizedKernel(NamedTuple):
         own = self.own.forward(x, None, None, eps, None)[1]
         found, rest = merge(own, self.group)
         assert own.mean is not None
-        # Centered at this process' own mean: how far the merged one is from it has more digits than the mean itself.
+        # Deviations from this process's own mean: the distance to the merged mean has more digits than that mean.
         scale = _scale(found, weight, eps)
         shift = -rest.flatten() * scale if bias is None else bias - rest.flatten() * scale
         by = Statistics(own.mean.flatten(), found.var.flatten())
@@ -51,10 +51,10 @@ class SynchronizedKernel(NamedTuple):
         eps: float,
         needed: tuple[bool, ...],
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of input, weight and bias, as far as they are `needed`: those of the parameters are local.
+        """The gradients of input, weight and bias that are `needed`. Those of the parameters are this process's own.
 
-        With dx = g - mean(g) - z * mean(g * z), the first kernel gives g and the sums, and the second the rest, which
-        is a normalization of x by other parameters.
+        In dx = g - mean(g) - z * mean(g * z), the first kernel computes g and the sums. The second one computes the
+        other two terms, which are a normalization of x with other parameters.
         """
         assert found.mean is not None
         scale = _scale(found, weight, eps)
@@ -81,7 +81,7 @@ def _scale(found: Statistics, weight: Tensor | None, eps: float) -> Tensor:
 
 
 def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> SynchronizedKernel | None:
-    """The kernels of `backend` for the statistics of `x` over `axes`, or None where the formula has to serve."""
+    """The kernels of `backend` for the statistics of `x` over `axes`, or None if the formula is needed."""
     assert axes.group is not None
     alone = axes._replace(group=None)
     own = backend.kernel_for(x, None, None, alone, None)

@@ -1,8 +1,8 @@
-"""Triton kernels for means of many values, which several programs share, and for given means.
+"""Triton kernels for means of many values, which several programs compute together, and for given means.
 
-The input is seen as lines of values: the columns of a channels-last input, or runs of values that lie one after the
-other. Each line has one mean, and one weight unless weights are per value. Programs leave sums over parts of lines; a
-small kernel merges those of each mean, in an order that is always the same; a last kernel writes.
+The input is read as lines of values: the columns of a channels-last input, or runs of adjacent values. A line has one
+mean, and one weight unless weights are per value. A first kernel writes sums over parts of lines. A small kernel merges
+the sums of each mean, always in the same order. A last kernel writes the output.
 """
 
 from typing import NamedTuple
@@ -19,15 +19,15 @@ from src.norms.kernels.triton_tiles import FUSED, load, store
 BLOCK = 4096  # values that a program holds
 WIDTH = 64  # columns that are read side by side
 MERGED = 2048  # sums that a program merges at once
-MEANS = 8  # means that are merged side by side, where they lie so
+MEANS = 8  # adjacent means that a program merges at once
 WARPS = 8
-# Numbers that change with the batch: a kernel is not compiled again for each kind of them.
+# Arguments that change with the batch: Triton does not specialize a kernel for their values.
 COUNTS = ("steps", "parts", "plane", "shares", "count")
 
 
 @triton.jit
 def place_of(line, part, parts, inner):
-    """Where the sums over a part of a line lie: side by side for the `inner` lines that do."""
+    """The offset of the sums over a part of a line. The sums of `inner` adjacent lines are adjacent."""
     return ((line // inner).to(tl.int64) * parts + part) * inner + line % inner
 
 
@@ -47,7 +47,7 @@ def line_moments(
     x, partials, lines, size, line_stride, value_stride, steps, parts, inner, plane,
     ABOUT_ZERO: tl.constexpr, LINES: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Of each part: a value near its mean, by how much the mean is above that, and the sum of squared deviations."""
+    """For each part: a value near its mean, the mean less that value, and the sum of squared deviations."""
     blocks = tl.cdiv(lines, LINES)
     part = tl.program_id(0) // blocks
     line = tl.program_id(0) % blocks * LINES + tl.arange(0, LINES)[:, None]
@@ -58,7 +58,7 @@ def line_moments(
 
     center = tl.zeros([LINES, 1], tl.float32)
     if not ABOUT_ZERO:
-        # The mean of the first values: they count, too, so it is no farther from the mean than the spread explains.
+        # The mean of the first values, which is as near to the mean of all as the spread allows.
         value = start + within
         first = load(source + value.to(tl.int64) * value_stride, (line < lines) & (value < size))
         center = tl.sum(first, axis=1, keep_dims=True) / tl.minimum(count, SIZE)
@@ -84,7 +84,7 @@ def line_moments(
 
 @triton.jit
 def share_of(which_mean, share, steps, parts, inner, adjacent, size, SIZE: tl.constexpr):
-    """A line of the mean, where its part's sums lie, and how many values that part has."""
+    """A line of the mean, the offset of its part's sums, and the number of values in that part."""
     part = share % parts
     line = share // parts * inner + which_mean * adjacent
     return line, place_of(line, part, parts, inner), tl.minimum(steps * SIZE, size - part * steps * SIZE)
@@ -95,7 +95,7 @@ def merge_moments(
     partials, mean, var, rest, size, steps, parts, inner, plane, adjacent, means, shares, count,
     SIZE: tl.constexpr, MEANS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """Chan, Golub and LeVeque, 1979: the sum of squares around the mean of all, from those around the parts' means."""
+    """The sum of squares around the mean of all values, from the parts' (Chan, Golub and LeVeque, 1979)."""
     which_mean = tl.program_id(0) * MEANS + tl.arange(0, MEANS)[:, None]
     sums = tl.zeros([MEANS, SHARES], tl.float32)
     if mean is not None:
@@ -157,7 +157,7 @@ def line_sums(
     lines, size, line_stride, value_stride, steps, parts, inner, plane, adjacent, means, groups,
     PER: tl.constexpr, LINES: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Of each part: the sums of g, of g * (x - mean) and of x - mean, where g is dy, times weights if per value."""
+    """For each part: the sums of g, g * (x - mean) and x - mean. g is dy, times the weights if these are per value."""
     blocks = tl.cdiv(lines, LINES)
     part = tl.program_id(0) // blocks
     line = tl.program_id(0) % blocks * LINES + tl.arange(0, LINES)[:, None]
@@ -267,7 +267,7 @@ def value_sums(
     lines, size, steps, means, groups, eps,
     LINES: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of weights per value: each program adds up some of a group's lines, for a stretch of values."""
+    """The gradients of weights per value: each program sums over some lines of a group, for a range of values."""
     blocks = tl.cdiv(size, SIZE) * groups
     group = tl.program_id(0) % groups
     part = tl.program_id(0) // blocks
@@ -294,7 +294,7 @@ def value_sums(
 
 
 class Lines(NamedTuple):
-    """Where lines of `size` values lie, and which mean and weight a line has.
+    """The memory layout of lines of `size` values, and the mean and weight of each line.
 
     Line i has mean `i // adjacent % means`; `inner` lines of different means lie side by side. Weight and bias are per
     mean, per line `(i % groups)` or per value `(i % groups, value)`.
@@ -310,7 +310,7 @@ class Lines(NamedTuple):
     per: str
 
     def block(self) -> tuple[int, int]:
-        """The lines and values that a program takes at once."""
+        """The lines and values of a program's block."""
         lines, size = next_power_of_2(self.lines), next_power_of_2(self.size)
         if self.strides[1] == 1:
             size = min(size, BLOCK)
@@ -319,17 +319,17 @@ class Lines(NamedTuple):
         return lines, min(size, BLOCK // lines)
 
     def split(self, processors: int) -> tuple[int, int]:
-        """Into how many parts a line is cut, to keep the device busy, and how many blocks a part has: steps, parts."""
+        """The number of blocks in a part and of parts in a line (steps, parts): enough parts for a busy device."""
         lines, size = self.block()
         return _split(cdiv(self.size, size), cdiv(self.lines, lines), processors)
 
     @property
     def values(self) -> float:
-        """Values of a mean."""
+        """The number of values in a mean."""
         return float(self.lines // self.means * self.size)
 
     def merging(self, parts: int) -> tuple[int, dict[str, int]]:
-        """How many programs merge the sums of `parts` per line, and what each takes."""
+        """The number of programs that merge the sums of `parts` per line, and the block of each."""
         means = min(next_power_of_2(self.means), MEANS) if self.inner > 1 else 1
         shares = min(next_power_of_2(self.lines // self.means * parts), MERGED // means)
         return cdiv(self.means, means), {"MEANS": means, "SHARES": shares, "num_warps": 4, **FUSED}
@@ -357,7 +357,7 @@ def lines_of(arrangement: Arrangement, has_parameters: bool) -> Lines:
 
 
 def moments(x: Tensor, mean: Tensor | None, var: Tensor, by: Lines, processors: int) -> Tensor | None:
-    """Writes `mean` and `var`; returns what the mean lost when it was rounded."""
+    """Write `mean` and `var`; return what rounding took from the mean."""
     lines, size = by.block()
     steps, parts = by.split(processors)
     plane = by.lines * parts
@@ -406,7 +406,7 @@ def backward(
     by: Lines,
     processors: int,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Writes `dx`; returns the gradients of weight and bias where the layer `has` them."""
+    """Write `dx`; return the gradients of weight and bias, if the layer `has` them."""
     lines, size = by.block()
     steps, parts = by.split(processors)
     plane = by.lines * parts

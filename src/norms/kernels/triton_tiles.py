@@ -17,8 +17,10 @@ from src.norms.kernels.arrangement import Arrangement
 # Values that a program holds at most. The backward pass holds two inputs and two sums for each, so half as many.
 FORWARD_LIMIT = 16384
 BACKWARD_LIMIT = FORWARD_LIMIT // 2
-FUSED = {"enable_fp_fusion": True}  # a * b + c is rounded once; said, since Triton 3.9 warns that its default changes
-COLUMNS = 16  # that are read side by side, so that memory is read in whole sectors
+FUSED = {
+    "enable_fp_fusion": True
+}  # round a * b + c once; explicit, since Triton 3.9 warns that its default will change
+COLUMNS = 16  # adjacent columns of a block, so that memory is read in whole sectors
 
 Block = tuple[int, int, int]  # rows, runs, values: each a power of 2
 
@@ -34,7 +36,7 @@ def load(source, mask):
 def store(to, value, mask):
     dtype = to.dtype.element_ty
     if INTERPRETED and dtype == tl.bfloat16:
-        # The interpreter of Triton 3.9 cuts float32 off to bfloat16, where a GPU rounds to the nearest.
+        # The interpreter of Triton 3.9 truncates float32 to bfloat16; a GPU rounds to nearest.
         bits = value.to(tl.uint32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         value = tl.where(value == value, rounded.to(tl.float32, bitcast=True), value)
@@ -43,7 +45,7 @@ def store(to, value, mask):
 
 @triton.jit
 def rows_of(block, groups, PER: tl.constexpr, ROWS: tl.constexpr):
-    """The rows that a block holds, and their groups: `(ROWS, 1, 1)`."""
+    """The rows of a block, and their groups: `(ROWS, 1, 1)`."""
     within = tl.arange(0, ROWS)[:, None, None]
     if PER == "value":  # rows of one group, which share their weights
         group = block % groups
@@ -94,7 +96,9 @@ def tile_forward(
         deviation = tl.where(mask, deviation - center, 0.0)
         rest = total(deviation) / count
         var_found = total(deviation * deviation) / count - rest * rest
-        var_found = tl.where(var_found < 0, 0.0, var_found)  # by rounding, of values that are all the same
+        var_found = tl.where(
+            var_found < 0, 0.0, var_found
+        )  # rounding can give less than 0 where all values are the same
         tl.store(mean + row, center + rest, mask=row < rows)
         deviation -= rest
     tl.store(var + row, var_found, mask=row < rows)
@@ -113,7 +117,7 @@ def tile_backward(
     rows, runs, size, row_stride, run_stride, value_stride, groups, eps, blocks,
     PER: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Weights per value: a program goes through many rows, and writes its share of the sums over them at the end."""
+    """Weights per value: a program loops over many rows, and writes its part of the sums over rows at the end."""
     program = tl.program_id(0)
     run, value = tl.arange(0, RUNS)[None, :, None], tl.arange(0, SIZE)[None, None, :]
     count = runs * size
@@ -174,7 +178,7 @@ def tile_backward(
 
 
 class Tile(NamedTuple):
-    """How the values of a row, which have a mean, are found: `runs` of `size` values each, all of them `strides` apart.
+    """The memory layout of the values of a row, which share a mean: `runs` of `size` values, `strides` apart.
 
     Weight and bias are per value `(row % groups, value)`, per run `(row % groups, run)` or per row `(row % groups)`.
     """
@@ -187,12 +191,12 @@ class Tile(NamedTuple):
     per: str
 
     def block(self, limit: int, processors: int) -> Block | None:
-        """The rows, runs and values that a program takes at once, or None where they would be over the limit."""
+        """The rows, runs and values of a program's block, or None if a row has more values than the limit."""
         runs, size = next_power_of_2(self.runs), next_power_of_2(self.size)
         fewest = 1 if self.strides[2] == 1 else min(COLUMNS, next_power_of_2(self.rows))
         if fewest * runs * size > limit:
             return None
-        # A program takes several short rows, but no fewer programs are started than keep the device busy.
+        # A program takes several short rows, as long as there are enough programs to keep the device busy.
         enough = next_power_of_2(cdiv(self.rows, 2 * processors))
         return max(fewest, min(limit // 4 // (runs * size), enough)), runs, size
 
@@ -256,12 +260,12 @@ def backward(
     block: Block,
     processors: int,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Writes `dx`; returns the gradients of weight and bias where the layer `has` them."""
+    """Write `dx`; return the gradients of weight and bias, if the layer `has` them."""
     rows, _, size = block
     blocks = programs = tile.blocks(rows)
     shares = tile.rows // tile.groups
     if tile.per == "value":
-        # Each program leaves sums as large as the weight, so there are but as many as keep the device busy.
+        # Each program writes sums as large as the weight, so there are only as many programs as keep the device busy.
         busy = processors * min(4, BACKWARD_LIMIT // (rows * size))
         programs = min(blocks, tile.groups * cdiv(busy, tile.groups))
         shares = programs // tile.groups
