@@ -55,7 +55,7 @@ capabilities: $(DEV)  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
 
 pictures: $(DEV)  ## draw docs/pictures, TensorBoard's with Chromium
-	$(BIN)/python -m tests.pictures
+	$(BIN)/python -m tests.helpers.readme_pictures
 	$(BIN)/python docs/axes.py
 
 study-%: setup  ## run a study of configs/studies, JOBS=2 runs at once, and put its table and figure into docs/studies

@@ -12,7 +12,7 @@ import torchvision
 
 from benchmarks import __main__ as driver
 from benchmarks import check, communication, memory, norms, timing
-from tests.commands import REPOSITORY
+from tests.helpers.train_command import REPOSITORY
 
 
 def spin(seconds: float) -> None:

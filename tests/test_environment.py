@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.commands import REPOSITORY
+from tests.helpers.train_command import REPOSITORY
 
 
 def script(root: Path) -> ModuleType:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.commands import PLAIN, REPOSITORY
+from tests.helpers.train_command import PLAIN, REPOSITORY
 
 LAUNCHERS = {"lightning": [], "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]}
 TWO = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2"]
@@ -84,7 +84,7 @@ def end(
 
 def failing(rank: int, how: str) -> list[str]:
     return [
-        "--trainer.callbacks=tests.failing.Fail",
+        "--trainer.callbacks=tests.helpers.failing_process.Fail",
         f"--trainer.callbacks.rank={rank}",
         f"--trainer.callbacks.how={how}",
     ]

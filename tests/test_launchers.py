@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import PLAIN, REPOSITORY, run_here
+from tests.helpers.train_command import PLAIN, REPOSITORY, run_here
 
 STEPS = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1"]
 DATA = ["--config=configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", "--trainer.precision=64-true"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import error_of, run_process
+from tests.helpers.train_command import error_of, run_process
 
 NORMS = (
     "BatchNorm, DynamicTanh, GroupNorm, Identity, InstanceNorm, LayerNorm, RMSNorm, TorchBatchNorm, TorchGroupNorm, "

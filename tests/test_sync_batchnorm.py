@@ -13,8 +13,8 @@ from src.cli.layer_sync import SyncNorms, check_sync
 from src.models import ImageClassifier
 from src.norms import NORMS, SyncBatchNorm, synchronize
 from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm
-from tests.commands import PLAIN, run_here, run_process
-from tests.errors import error_is
+from tests.helpers.errors import error_is
+from tests.helpers.train_command import PLAIN, run_here, run_process
 
 STEPS = [
     "--trainer.max_epochs=1",

@@ -15,7 +15,7 @@ from src.compare.grid import make_arms, make_axes
 from src.compare.layout import FigureSpec
 from src.compare.report import as_markdown, table
 from src.compare.run import Job, State
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 AXES = make_axes({"model.norm": "A,B", "data.batch_size": [16, 64]})
 ARMS = make_arms(AXES, {})

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from src.norms import NORMS
+from tests.helpers.triton_cases import CASES, DTYPES, Case, is_right
 from tests.norms.conform import CHECKS, Check, Subject, subjects
-from tests.norms.triton_cases import CASES, DTYPES, Case, is_right
 
 KERNELS_OF = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
 # What does not take minutes: the interpreter is a thousand times slower than a kernel.

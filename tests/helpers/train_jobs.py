@@ -1,7 +1,8 @@
 """Runs of train.py by several processes, for tests of what they compute: they share one import, which takes longest.
 
-As a script, `python -m tests.jobs FOLDER JOBS` runs in a folder the JSON list of jobs, each a number of processes and
-their arguments, one after the other, and writes JSON: of each its exit codes and what its first process printed.
+As a script, `python -m tests.helpers.train_jobs FOLDER JOBS` runs in a folder the JSON list of jobs, each a number of
+processes and their arguments, one after the other, and writes JSON: of each its exit codes and what its first process
+printed.
 """
 
 import json
@@ -13,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.commands import QUIET, REPOSITORY
+from tests.helpers.train_command import QUIET, REPOSITORY
 
 
 class Done(NamedTuple):
@@ -27,7 +28,7 @@ def run_jobs(folder: Path, jobs: list[tuple[int, list[str]]]) -> list[Done]:
     """Run them in a process of their own."""
     if not (folder / "configs").exists():
         (folder / "configs").symlink_to(REPOSITORY / "configs")
-    command = [sys.executable, "-m", "tests.jobs", str(folder), json.dumps(jobs)]
+    command = [sys.executable, "-m", "tests.helpers.train_jobs", str(folder), json.dumps(jobs)]
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ import pytest
 
 import train
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 PLAIN = [*QUIET, "--norm_statistics.every_n_steps=0", "--evaluation_pictures.enabled=false"]
 """Without what a run draws, which takes longer than the few steps of a test."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.compare.main import main
-from tests.commands import REPOSITORY
+from tests.helpers.train_command import REPOSITORY
 
 TINY = [
     *["--config", "configs/digits.yaml", "--model.width", "4", "--trainer.log_every_n_steps=1"],

@@ -1,4 +1,4 @@
-"""Trains a classifier under Lightning's FSDP on two CPU processes: `python -m tests.models.sharded_run FOLDER`.
+"""Trains a classifier under Lightning's FSDP on two CPU processes: `python -m tests.helpers.sharded_run FOLDER`.
 
 Lightning and torch take FSDP for GPUs; it works on CPU where both are told the device.
 """

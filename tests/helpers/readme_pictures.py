@@ -1,6 +1,6 @@
 """Pictures of TensorBoard for README.md: a run on digits, a real server and a real browser.
 
-python -m tests.pictures
+python -m tests.helpers.readme_pictures
 """
 
 import subprocess
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.commands import REPOSITORY
-from tests.pages import chromium, find_chromium, open_page, show_images, tensorboard
+from tests.helpers.tensorboard_pages import chromium, find_chromium, open_page, show_images, tensorboard
+from tests.helpers.train_command import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "pictures"
 RUN = ["--config=configs/digits.yaml", "--model.width=16", "--trainer.max_epochs=10", "--trainer.accelerator=cpu"]
