@@ -35,7 +35,7 @@ check: $(DEV)  ## lint and types alone
 
 # Without the kernels, which need a C++ compiler, and without runs of many processes.
 QUICK := tests/data tests/models/test_recipe.py tests/models/test_small_models.py tests/norms/test_padding.py \
-	tests/norms/test_properties.py tests/norms/test_swap.py tests/test_environment.py tests/test_mistakes.py
+	tests/norms/test_properties.py tests/norms/test_swap.py tests/test_environment.py tests/cli/test_mistakes.py
 
 test-quick: $(DEV)  ## some minutes of tests, for systems that the rest is not made for
 	$(BIN)/python -m pytest $(QUICK)
