@@ -68,7 +68,7 @@ bench: setup  ## measure speed and memory, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 bench-check: setup  ## fail where a norm has become slower than it was meant to be
-	$(BIN)/python -m benchmarks.check
+	$(BIN)/python -m benchmarks.limits
 
 tensorboard: setup  ## watch the runs
 	$(BIN)/tensorboard --logdir runs
