@@ -1,10 +1,10 @@
 PYTHON ?= python3
 JOBS ?= 1
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-# Touched last, so that an installation that was interrupted is begun anew.
+# These files are touched last, so that an interrupted installation starts again.
 TRAIN := .venv/train
 DEV := .venv/dev
-# Raised by hand: both at once, after `make test-newest` has passed.
+# Raise both together by hand, after `make test-newest` has passed.
 TORCH := -P torch==2.14.1 -P torchvision==0.29.1
 LOCK := .venv-lock/$(notdir $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade $(TORCH)
@@ -25,7 +25,7 @@ train: setup  ## train a ResNet on digits, then test it
 test: check  ## lint, types and tests
 	$(BIN)/python -m pytest
 
-check: $(DEV)  ## lint and types alone
+check: $(DEV)  ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,32 +33,32 @@ check: $(DEV)  ## lint and types alone
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
 
-# Without the kernels, which need a C++ compiler, and without runs of many processes.
+# Without tests of the kernels, which need a C++ compiler, and without runs of several processes.
 QUICK := tests/data tests/models/test_recipe.py tests/models/test_small_models.py tests/norms/test_padding.py \
-	tests/norms/test_properties.py tests/norms/test_swap.py tests/test_environment.py tests/test_mistakes.py
+	tests/norms/test_properties.py tests/norms/test_swap.py tests/test_environment.py tests/cli/test_mistakes.py
 
-test-quick: $(DEV)  ## some minutes of tests, for systems that the rest is not made for
+test-quick: $(DEV)  ## a few minutes of tests, for systems that the whole suite does not support
 	$(BIN)/python -m pytest $(QUICK)
 
-lock:  ## resolve the newest versions that the ranges admit, for all systems and Pythons
+lock:  ## resolve the newest versions in the ranges, for all systems and Pythons
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/$(notdir $(BIN))/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
 	$(LOCK) --group uv --output-file locks/uv.txt
 	$(LOCK) requirements.txt --group dev --output-file locks/dev.txt
 	$(LOCK) requirements.txt --constraint locks/dev.txt --output-file locks/train.txt
 
-test-lowest test-newest: test-%:  ## the tests with the lowest or the newest versions that the ranges admit
+test-lowest test-newest: test-%:  ## the tests with the lowest or the newest versions in the ranges
 	$(PYTHON) scripts/environment.py $*
 	.venv-$*/$(notdir $(BIN))/python -m pytest
 
 capabilities: $(DEV)  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
 
-pictures: $(DEV)  ## draw docs/pictures, TensorBoard's with Chromium
-	$(BIN)/python -m tests.pictures
+pictures: $(DEV)  ## draw docs/pictures; those of TensorBoard need Chromium
+	$(BIN)/python -m tests.helpers.readme_pictures
 	$(BIN)/python docs/axes.py
 
-study-%: setup  ## run a study of configs/studies, JOBS=2 runs at once, and put its table and figure into docs/studies
+study-%: setup  ## run a study of configs/studies and copy its table and figure to docs/studies; JOBS=2 runs two at once
 	$(BIN)/python compare.py --study configs/studies/$*.yaml --jobs $(JOBS)
 	mkdir -p docs/studies
 	cp runs/compare/$*/chart.png docs/studies/$*.png
@@ -67,11 +67,11 @@ study-%: setup  ## run a study of configs/studies, JOBS=2 runs at once, and put 
 bench: setup  ## measure speed and memory, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-bench-check: setup  ## fail where a norm has become slower than it was meant to be
-	$(BIN)/python -m benchmarks.check
+bench-check: setup  ## fail if a norm is slower than its limit
+	$(BIN)/python -m benchmarks.limits
 
-tensorboard: setup  ## watch the runs
+tensorboard: setup  ## show the runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
-clean:  ## remove the environments and caches; runs and data stay
+clean:  ## remove the environments and caches, but not runs and data
 	rm -rf .venv .venv-lock .venv-lowest .venv-newest .mypy_cache .pytest_cache .ruff_cache data/cache

@@ -1,4 +1,4 @@
-"""Run the benchmarks and write docs/benchmarks.md from what they print.
+"""Run the benchmarks and write their output into docs/benchmarks.md.
 
 python -m benchmarks [--only WORD]
 """
@@ -12,32 +12,32 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TITLE = """\
 # Benchmarks
 
-Written by `make bench`, which wants a machine with nothing else to do; the figures here come from a virtual machine
-whose speed varied up to twofold between parts. Each part also runs alone, by the command above it, and
-`python -m benchmarks --only WORD` writes the parts anew whose command holds the word. What is compared runs in turn in
-one process; a time is the median over rounds, a ratio that of two medians, and below 1 ours is faster. With one thread
-the times are the processor's, with more they are the clock's.
+`make bench` writes this page. It needs a machine with nothing else to do; these figures come from a virtual machine
+whose speed varied up to twofold between parts. The command above each part runs that part alone, and
+`python -m benchmarks --only WORD` rewrites the parts whose command contains the word. What is compared takes turns in
+one process. A time is the median over rounds, and a ratio is that of two medians: below 1, ours is faster. With one
+thread the times are the processor's, with more threads they are the clock's.
 """
-# A title, and the command's module and options.
+# Titles, and the commands that print the sections.
 PARTS = {
     "Norms, one thread": "benchmarks.norms --threads 1",
     "Norms, two threads": "benchmarks.norms --threads 2",
-    "Norms under torch.compile": "benchmarks.compiled --threads 2",
-    "Memory": "benchmarks.memory",
-    "Time against size": "benchmarks.growth --threads 1",
+    "Norms under torch.compile": "benchmarks.norms compiled --threads 2",
+    "Memory": "benchmarks.norms memory --threads 2",
+    "Time against size": "benchmarks.norms growth --threads 1",
     "Whole training steps, and time against depth": "benchmarks.steps --threads 2",
     "The training loop": "benchmarks.training --rounds 3 --steps 12",
-    "From nothing to a test accuracy on Fashion-MNIST": "benchmarks.training --whole-runs",
-    "Cold start": "benchmarks.cold_start --rounds 2",
+    "From nothing to a test accuracy on Fashion-MNIST": "benchmarks.processes training",
+    "Cold start": "benchmarks.processes start --rounds 2",
     "Statistics of norms in TensorBoard": "benchmarks.norm_statistics",
     "Padding": "benchmarks.padding",
-    "What synchronization sends": "benchmarks.communication",
-    "Synchronized batch norms, two processes": "benchmarks.synchronized",
+    "What synchronization sends": "benchmarks.synchronization sent",
+    "Synchronized batch norms, two processes": "benchmarks.synchronization time",
 }
 
 
 def run(command: str) -> str:
-    """The section of a command: itself and what it prints."""
+    """The section of a command: the command and its output."""
     print(f"python -m {command}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", *command.split()], stdout=subprocess.PIPE, text=True, check=True)
     return f"```\npython -m {command}\n```\n\n{done.stdout.strip()}\n"

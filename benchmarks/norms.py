@@ -1,19 +1,23 @@
-"""Norms, forward and backward in training, ours over torch's own.
+"""Time and memory of a norm's forward and backward pass in training, our layer beside torch's own.
 
-python -m benchmarks.norms [--threads N] [--only BatchNorm2d]
+python -m benchmarks.norms [times] [--threads N] [--only BatchNorm2d]
+python -m benchmarks.norms compiled     under torch.compile
+python -m benchmarks.norms growth       nanoseconds per value, against the size of the input
+python -m benchmarks.norms memory       bytes kept for the backward pass, and the peak of a step
 """
 
-import argparse
 import copy
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.machine import conditions
-from benchmarks.timing import keep_freed_memory, medians, table
+from benchmarks.timing import conditions, keep_freed_memory, medians, options_parser
 from src import norms
+from src.markdown import markdown_table
 from src.norms.kernels.setting import use_kernels
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -23,7 +27,7 @@ SMALL_MAPS, SMALL_TOKENS = (8, 64, 8, 8), (4, 16, 128)
 
 
 class Case(NamedTuple):
-    """A norm of torch's with ours in its place, and an input."""
+    """A norm that torch has too, and its input."""
 
     name: str
     options: tuple[object, ...]
@@ -32,10 +36,15 @@ class Case(NamedTuple):
     layout: str = "contiguous"
 
     def layers(self) -> tuple[nn.Module, nn.Module]:
-        """Ours and torch's."""
+        """Our layer and torch's."""
         affine = {"affine": True} if self.name.startswith("Instance") else {}
         ours, theirs = (getattr(module, self.name)(*self.options, **affine) for module in (norms, nn))
         return ours.to(DTYPES[self.dtype]), theirs.to(DTYPES[self.dtype])
+
+    @property
+    def cells(self) -> list[object]:
+        """The first cells of its row in a table."""
+        return [self.name, "x".join(map(str, self.shape)), self.dtype, self.layout]
 
     def tensor(self) -> Tensor:
         x = torch.randn(self.shape).to(DTYPES[self.dtype])
@@ -48,6 +57,32 @@ class Case(NamedTuple):
         x, dy = self.tensor().requires_grad_(), self.tensor()
         inputs = [x, *layer.parameters()]
         return lambda: torch.autograd.grad(layer(x), inputs, dy)
+
+
+COMPILED = (
+    *(Case("BatchNorm2d", (shape[1],), shape, "float32") for shape in MAPS[:2]),
+    *(Case("LayerNorm", (shape[-1],), shape, "float32") for shape in TOKENS[:2]),
+    Case("RMSNorm", (TOKENS[0][-1],), TOKENS[0], "float32"),
+    Case("GroupNorm", (8, MAPS[1][1]), MAPS[1], "float32"),
+)
+GROWTH = tuple(
+    Case(name, options, (batch, *sample), "float32")
+    for name, options, sample in (
+        ("BatchNorm2d", (64,), (64, 16, 16)),
+        ("LayerNorm", (256,), (64, 256)),
+        ("GroupNorm", (8, 64), (64, 16, 16)),
+    )
+    for batch in (2, 8, 32, 128, 512)
+)
+MEMORY = (
+    Case("BatchNorm2d", (MAPS[0][1],), MAPS[0], "float32"),
+    Case("BatchNorm2d", (MAPS[0][1],), MAPS[0], "bfloat16", "channels_last"),
+    Case("LayerNorm", (TOKENS[1][-1],), TOKENS[1], "float32"),
+    Case("LayerNorm", (TOKENS[1][-1],), TOKENS[1], "bfloat16"),
+    Case("RMSNorm", (TOKENS[1][-1],), TOKENS[1], "float32"),
+    Case("GroupNorm", (8, MAPS[0][1]), MAPS[0], "float32"),
+    Case("InstanceNorm2d", (MAPS[0][1],), MAPS[0], "float32"),
+)
 
 
 def cases() -> Iterator[Case]:
@@ -69,47 +104,114 @@ def cases() -> Iterator[Case]:
                 yield Case("InstanceNorm2d", (shape[1],), shape, dtype)
 
 
-def by_formula(function: Callable[[], object]) -> Callable[[], object]:
-    """What no kernel takes part in."""
+def seconds(case: Case, rounds: int) -> dict[str, float]:
+    """Seconds of a step by our kernels, by our formula alone, and by torch's layer."""
+    ours, theirs = case.layers()
+    step = case.step(copy.deepcopy(ours))
 
-    def run() -> object:
+    def formula() -> object:
         with use_kernels(False):
-            return function()
+            return step()
 
-    return run
-
-
-def measured(case: Case, rounds: int = 9) -> list[object]:
-    """A row: torch's milliseconds, and the ratios of the kernels and of the plain formula to it."""
-    ours, builtin = case.layers()
-    seconds = medians(
-        {
-            "kernels": case.step(ours),
-            "formula": by_formula(case.step(copy.deepcopy(ours))),
-            "torch": case.step(builtin),
-        },
-        rounds,
-    )
-    theirs = f"{seconds['torch'] * 1e3:.3f}"
-    ratios = [seconds[name] / seconds["torch"] for name in ("kernels", "formula")]
-    return [case.name, "x".join(map(str, case.shape)), case.dtype, case.layout, theirs, *ratios]
+    return medians({"kernels": case.step(ours), "formula": formula, "torch": case.step(theirs)}, rounds)
 
 
-def report(only: str = "", rounds: int = 9) -> str:
-    """The table of all cases whose name holds `only`, at the number of threads that torch is set to."""
-    header = ["norm", "shape", "dtype", "layout", "torch, ms", "kernels / torch", "formula / torch"]
-    return table(header, (measured(case, rounds) for case in cases() if only in case.name))
+def saved_bytes(layer: nn.Module, x: Tensor) -> int:
+    """The bytes that a forward pass keeps for the backward pass, each storage once, without parameters."""
+    storages: dict[int, int] = {}
+    parameters = {parameter.data_ptr() for parameter in layer.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in parameters:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = layer(x)
+    del y
+    return sum(storages.values())
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """The most bytes that a step holds at once, beyond those that were allocated before it."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
+        step()
+    held = most = 0
+    for event in sorted(found.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def times_row(case: Case, rounds: int) -> list[object]:
+    """Torch's milliseconds, and the ratios of our kernels and of our formula to torch's time."""
+    found = seconds(case, rounds)
+    ratios = [found[side] / found["torch"] for side in ("kernels", "formula")]
+    return [*case.cells, f"{found['torch'] * 1e3:.3f}", *ratios]
+
+
+def compiled_row(case: Case, rounds: int) -> list[object]:
+    torch._dynamo.reset()
+    ours, theirs = case.layers()
+    ours.compile()
+    theirs.compile()
+    found = medians({"ours": case.step(ours), "torch": case.step(theirs)}, rounds)
+    name, shape, _, layout = case.cells
+    return [name, shape, layout, f"{found['torch'] * 1e3:.3f}", found["ours"] / found["torch"]]
+
+
+def growth_row(case: Case, rounds: int) -> list[object]:
+    ours, theirs = case.layers()
+    found = medians({"ours": case.step(ours), "torch": case.step(theirs)}, rounds)
+    values = case.tensor().numel()
+    per_value = [found[side] / values * 1e9 for side in ("ours", "torch")]
+    return [*case.cells[:2], values, *per_value, per_value[0] / per_value[1]]
+
+
+def memory_row(case: Case, rounds: int) -> list[object]:
+    ours, theirs = case.layers()
+    x = case.tensor().requires_grad_()
+    kept = saved_bytes(ours, x) / saved_bytes(theirs, x)
+    peak = peak_bytes(case.step(ours)) / peak_bytes(case.step(theirs))
+    return [*case.cells, kept, peak]
+
+
+class Table(NamedTuple):
+    """What is measured of which cases."""
+
+    header: list[str]
+    cases: tuple[Case, ...]
+    row: Callable[[Case, int], list[object]]
+    rounds: int = 9
+
+
+CASE = ["norm", "shape", "dtype", "layout"]
+TABLES = {
+    "times": Table([*CASE, "torch, ms", "kernels / torch", "formula / torch"], tuple(cases()), times_row),
+    "compiled": Table(
+        ["norm", "shape", "layout", "torch compiled, ms", "ours compiled / torch compiled"], COMPILED, compiled_row
+    ),
+    "growth": Table(
+        ["norm", "shape", "values", "ours, ns/value", "torch, ns/value", "ours / torch"], GROWTH, growth_row, rounds=7
+    ),
+    "memory": Table([*CASE, "kept, ours / torch", "peak, ours / torch"], MEMORY, memory_row),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__)
+    parser.add_argument("table", choices=TABLES, nargs="?", default="times")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="part of a norm's name")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, help="timed rounds; the default depends on the table")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     malloc = keep_freed_memory()
-    print(f"{report(options.only, options.rounds)}\n\nWith {malloc}. {conditions()}")
+    table = TABLES[options.table]
+    rows = [table.row(case, options.rounds or table.rounds) for case in table.cases if options.only in case.name]
+    print(f"{markdown_table(table.header, rows)}\n\nWith {malloc}. {conditions()}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""How much of the text batches is padding, in training and in evaluation.
+"""The share of padding in batches of text, in training and in evaluation.
 
 python -m benchmarks.padding --root=data
 """
 
-import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from benchmarks.timing import options_parser
 from src.data import DATASETS, TextData
+from src.markdown import markdown_table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def padding_share(lengths: np.ndarray, batches: Iterable[Sequence[int]]) -> float:
-    """Which share of the positions of `batches`, each as wide as its longest text, holds no token."""
+    """The share of positions without a token, where each batch is as wide as its longest text."""
     tokens = positions = 0
     for batch in batches:
         tokens += int(lengths[batch].sum())
@@ -24,8 +25,8 @@ def padding_share(lengths: np.ndarray, batches: Iterable[Sequence[int]]) -> floa
     return 1 - tokens / positions
 
 
-def rows(config: str, root: str) -> Iterable[str]:
-    """A row of the table for the training split and one for the test split of a config's data."""
+def rows(config: str, root: str) -> Iterable[list[object]]:
+    """One row for the training split and one for the test split of a config's data."""
     options = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["data"]
     data = DATASETS[options["class_path"]](**options["init_args"], root=root)
     assert isinstance(data, TextData)
@@ -39,21 +40,17 @@ def rows(config: str, root: str) -> Iterable[str]:
             for start in range(0, len(lengths), data.batch_size)
         ]
         share, unsorted = padding_share(lengths, loader.sampler), padding_share(lengths, in_order)
-        yield (
-            f"| {options['class_path']} | {split} | {data.batch_size} | {data.max_length} | {lengths.mean():.0f} "
-            f"| {share:.1%} | {unsorted:.1%} |"
-        )
+        sizes = [data.batch_size, data.max_length, f"{lengths.mean():.0f}"]
+        yield [options["class_path"], split, *sizes, f"{share:.1%}", f"{unsorted:.1%}"]
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__)
     parser.add_argument("--root", default="data", help="folder of the datasets")
     root = parser.parse_args().root
-    print("| data | split | batch size | max_length | mean length | padding | without buckets |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for config in ("reuters8", "reuters52", "newsgroups20"):
-        print("\n".join(rows(config, root)))
+    header = ["data", "split", "batch size", "max_length", "mean length", "padding", "without buckets"]
+    found = (row for config in ("reuters8", "reuters52", "newsgroups20") for row in rows(config, root))
+    print(markdown_table(header, found))
 
 
 if __name__ == "__main__":

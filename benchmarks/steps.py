@@ -1,4 +1,4 @@
-"""Whole training steps of a ResNet and a Transformer, with our norms over the same model with torch's own.
+"""Time of whole training steps of a ResNet and a Transformer, with our norms and with torch's own.
 
 python -m benchmarks.steps [--threads N]
 """
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.timing import medians, print_report, table
+from benchmarks.timing import conditions, keep_freed_memory, medians, options_parser
+from src.markdown import markdown_table
 from src.models import ImageClassifier, TextClassifier
 from src.norms import NORMS
 
@@ -60,7 +61,7 @@ def report(rounds: int = 5) -> str:
     for name, (step, norm, options) in STEPS.items():
         seconds = medians({"ours": step(norm, **options), "torch": step(f"Torch{norm}", **options)}, rounds)
         rows.append([name, f"{seconds['torch'] * 1e3:.1f}", seconds["ours"] / seconds["torch"]])
-    return table(["model", "torch's norm, ms a step", "ours / torch"], rows)
+    return markdown_table(["model", "torch's norm, ms a step", "ours / torch"], rows)
 
 
 def depth(rounds: int = 3) -> str:
@@ -70,8 +71,16 @@ def depth(rounds: int = 3) -> str:
         seconds = medians({name: text_step(name, num_layers) for name in ("LayerNorm", "TorchLayerNorm")}, rounds)
         ours, theirs = seconds["LayerNorm"], seconds["TorchLayerNorm"]
         rows.append([num_layers, f"{ours * 1e3:.1f}", f"{theirs * 1e3:.1f}", ours / theirs])
-    return table(["layers", "LayerNorm, ms a step", "TorchLayerNorm, ms a step", "ours / torch"], rows)
+    return markdown_table(["layers", "LayerNorm, ms a step", "TorchLayerNorm, ms a step", "ours / torch"], rows)
+
+
+def main() -> None:
+    parser = options_parser(__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    torch.set_num_threads(parser.parse_args().threads)
+    malloc = keep_freed_memory()
+    print(f"{report()}\n\n{depth()}\n\nWith {malloc}. {conditions()}")
 
 
 if __name__ == "__main__":
-    print_report(__doc__, lambda: f"{report()}\n\n{depth()}")
+    main()

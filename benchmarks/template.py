@@ -1,6 +1,6 @@
-"""What the usual Lightning template does: PIL transforms for each sample, metrics' `forward`, a log at each step.
+"""The usual Lightning template: PIL transforms for each sample, metrics' `forward`, and a log at each step.
 
-`python -m benchmarks.template ROOT` trains `SmallNet` on Fashion-MNIST so; `OURS` makes train.py train the same.
+`python -m benchmarks.template ROOT` trains `SmallNet` on Fashion-MNIST with it. `train.py` trains the same with `OURS`.
 """
 
 import sys
@@ -12,30 +12,65 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import transforms
 
-from benchmarks.small import SmallNet
 from src.data import ClassificationData, FashionMNIST, ImageData
 from src.models import Classifier, Recipe
+from src.norms import NormFamily
 
 NUM_WORKERS = 2
 WIDTH, EPOCHS, BATCH_SIZE = 32, 5, 128
 RECIPE = Recipe(lr=0.2, schedule="one_cycle", warmup=0.25)
 OURS = [
     *["--data=FashionMNIST", f"--data.batch_size={BATCH_SIZE}", "--data.crop_padding=0"],
-    *["--model=benchmarks.small.SmallNet", f"--model.width={WIDTH}", "--model.norm=BatchNorm"],
+    *["--model=benchmarks.template.SmallNet", f"--model.width={WIDTH}", "--model.norm=BatchNorm"],
     *[f"--model.recipe.{name}={value}" for name, value in asdict(RECIPE).items()],
     *[f"--trainer.max_epochs={EPOCHS}", "--trainer.accelerator=cpu"],
 ]
 
 
+class SmallNet(Classifier):
+    """Classifies images `(B, in_channels, H, W)` with three convolutions, a norm after each.
+
+    Args:
+        width: channels of the first convolution; the others have two and four times as many.
+        norm: what replaces torch's BatchNorm; null leaves BatchNorm in place.
+        recipe: loss, optimizer and schedule.
+        compile: run the backbone through torch.compile.
+        num_classes: classes; the CLI takes it from the data.
+        in_channels: channels of an image; the CLI takes it from the data.
+    """
+
+    def __init__(
+        self,
+        width: int = 16,
+        norm: NormFamily | None = None,
+        recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+        compile: bool = False,
+        num_classes: int = 10,
+        in_channels: int = 1,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for channels in (width, 2 * width, 4 * width):
+            layers += [nn.Conv2d(in_channels if not layers else channels // 2, channels, 3, 2, 1, bias=False)]
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)]
+        super().__init__(nn.Sequential(*layers, *head), num_classes, norm, recipe, compile)
+        self.save_plain_hyperparameters(
+            width=width, norm=norm, recipe=recipe, compile=compile, num_classes=num_classes, in_channels=in_channels
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(images)
+
+
 class PILImages(Dataset[tuple[Tensor, int]]):
-    """One image at a time, through PIL."""
+    """The images of a split, each transformed through PIL on its own."""
 
     def __init__(self, data: ImageData, split: str):
         self.dataset: Any = data.datasets[split]
@@ -57,7 +92,7 @@ class PILImages(Dataset[tuple[Tensor, int]]):
 
 
 class TokenLists(Dataset[tuple[Tensor, int]]):
-    """One text at a time, as the ids that it was tokenized to before."""
+    """The texts of a split, each as the ids of its tokens."""
 
     def __init__(self, data: ClassificationData, split: str):
         self.dataset: Any = data.datasets[split]
@@ -78,7 +113,7 @@ def collate_texts(samples: list[tuple[Tensor, int]]) -> tuple[dict[str, Tensor],
 
 
 def loader(data: ClassificationData, split: str) -> DataLoader[Any]:
-    """The data module's split, sample by sample, through worker processes."""
+    """A loader of a split that reads sample by sample in worker processes."""
     options: dict[str, Any] = {"batch_size": data.batch_size, "num_workers": NUM_WORKERS, "shuffle": split == "train"}
     if isinstance(data, ImageData):
         return DataLoader(PILImages(data, split), drop_last=split == "train", **options)
@@ -86,7 +121,7 @@ def loader(data: ClassificationData, split: str) -> DataLoader[Any]:
 
 
 class TemplateModule(LightningModule):
-    """The network, loss, optimizer and schedule of a classifier, in a template's steps."""
+    """A template's steps around the network, loss, optimizer and schedule of a classifier."""
 
     def __init__(self, classifier: Classifier, num_classes: int):
         super().__init__()
@@ -134,7 +169,7 @@ class TemplateModule(LightningModule):
 
 
 def template_trainer(folder: str, **options: Any) -> Trainer:
-    """The Trainer of a template: TensorBoard, checkpoints, the learning rate."""
+    """A template's Trainer: it logs to TensorBoard, saves checkpoints and monitors the learning rate."""
     callbacks = [ModelCheckpoint(monitor="val/acc", mode="max", save_last=True), LearningRateMonitor("step")]
     callbacks += options.pop("callbacks", [])
     logger = TensorBoardLogger(folder, "template")

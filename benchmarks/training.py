@@ -2,49 +2,41 @@
 
     python -m benchmarks.training
     python -m benchmarks.training --cases small-digits --rounds 3
-    python -m benchmarks.training --whole-runs
 
-All three train the same network with the same optimizer and schedule on the same samples, in turns, in one process;
-`train.py` is all of it: command line, metrics, TensorBoard, checkpoints, progress bar on a terminal. The hand-written
-loop computes nothing that the network does not need. What is timed are whole steps, from the end of an epoch's fifth
-step to the end of its last.
-
-With --whole-runs: two processes, train.py and the template, from nothing to the test accuracy on Fashion-MNIST.
+In each round all three train the same network with the same optimizer and schedule on the same samples, one after the
+other in one process. `train.py` runs with its command line, metrics, TensorBoard, checkpoints and a progress bar on a
+terminal. The hand-written loop computes only what the network needs. Whole steps are timed, from the end of an epoch's
+fifth step to the end of its last step.
 """
 
-import argparse
 import contextlib
 import math
 import os
 import pty
-import re
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from benchmarks.machine import conditions
-from benchmarks.template import OURS, TemplateModule, loader, template_trainer
+from benchmarks.template import TemplateModule, loader, template_trainer
+from benchmarks.timing import conditions, options_parser
 from src.cli import TrainCLI
 from src.data import ClassificationData, ImageData
 from src.data.augment import augment
 from src.data.sampler import BatchSampler
 from src.data.scaling import fit_scaling, value_counts
+from src.markdown import markdown_table
 from src.models import Classifier
 
-SMALL_NET = ["--model=benchmarks.small.SmallNet", "--model.norm=BatchNorm"]
+SMALL_NET = ["--model=benchmarks.template.SmallNet", "--model.norm=BatchNorm"]
 SMALL_TEXT = ["--model.hidden_size=32", "--model.num_layers=1", "--model.num_heads=2"]
-# The plain loop drops no tokens.
+# Without token dropout, which the plain loop does not do.
 R8 = ["--config=configs/reuters8.yaml", "--data.token_dropout=0"]
 CASES = {
     "small-digits": ["--data=Digits", *SMALL_NET, "--model.width=48"],
@@ -54,28 +46,36 @@ CASES = {
     "fashion": ["--config=configs/fashion_mnist.yaml"],
     "r8": R8,
 }
-"""Arguments of train.py: the same model at about 5 ms a step on one core, and the configurations as they are."""
+"""Arguments of train.py: small networks of about 5 ms a step on one core, and the configurations as they are."""
 
 WARM_UP = 5
 
 
-@dataclass
-class Clock:
-    """Seconds of the steps after an epoch's first ones."""
+class Lap(NamedTuple):
+    """The seconds of a training step, since the end of the step before it."""
 
-    steps: int = 0
-    wall: float = 0.0
-    cpu: float = 0.0
-    _since: tuple[float, float] = field(default=(0.0, 0.0))
+    step: int  # of its epoch, from 0
+    wall: float
+    cpu: float
+
+
+class Clock:
+    """Times the steps of a training."""
+
+    def __init__(self) -> None:
+        self.laps: list[Lap] = []
+        self._since = 0.0, 0.0
 
     def tick(self, step: int) -> None:
         """Step `step` of an epoch, counted from 0, has ended."""
         now = time.perf_counter(), time.process_time()
-        if step >= WARM_UP:
-            self.steps += 1
-            self.wall += now[0] - self._since[0]
-            self.cpu += now[1] - self._since[1]
+        self.laps.append(Lap(step, now[0] - self._since[0], now[1] - self._since[1]))
         self._since = now
+
+    def means(self) -> tuple[float, float]:
+        """Mean wall and CPU seconds of a step, without the first steps of each epoch."""
+        laps = [lap for lap in self.laps if lap.step >= WARM_UP]
+        return statistics.fmean(lap.wall for lap in laps), statistics.fmean(lap.cpu for lap in laps)
 
 
 class Stopwatch(Callback):
@@ -92,7 +92,7 @@ class Stopwatch(Callback):
 
 @contextlib.contextmanager
 def terminal() -> Iterator[None]:
-    """Standard output is a terminal that nobody reads, since a progress bar costs nothing without one."""
+    """Within the block standard output is a terminal, without which a progress bar costs nothing. Nobody reads it."""
     ours, theirs = pty.openpty()
 
     def drain() -> None:
@@ -109,7 +109,7 @@ def terminal() -> Iterator[None]:
 
 
 class WatchedCLI(TrainCLI):
-    """train.py, with a stopwatch beside its callbacks."""
+    """train.py with a stopwatch among its callbacks."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -133,7 +133,7 @@ def run_ours(arguments: list[str], folder: str, steps: int) -> tuple[Clock, Watc
 
 
 def preparation(data: ClassificationData, train: Any) -> Callable[[Any], Any]:
-    """What is done to a batch of the training split before the network sees it: images are augmented and scaled."""
+    """A function that prepares a batch of the training split for the network: it augments and scales images."""
     if not isinstance(data, ImageData):
         return lambda batch: batch
     scaling = fit_scaling(data.scaling, value_counts(train.pixels, train.rows))
@@ -141,7 +141,7 @@ def preparation(data: ClassificationData, train: Any) -> Callable[[Any], Any]:
 
 
 def run_plain(model: Classifier, data: ClassificationData, steps: int) -> Clock:
-    """A loop of the network's own work alone, on the batches of `train.py`."""
+    """Train on the batches of `train.py` in a loop that does only the network's own work."""
     train: Any = data.datasets["train"]
     prepare = preparation(data, train)
     sampler = BatchSampler(len(train), data.batch_size, shuffle=True, drop_last=True, lengths=train.lengths)
@@ -165,7 +165,7 @@ def run_plain(model: Classifier, data: ClassificationData, steps: int) -> Clock:
 
 
 def run_template(model: Classifier, data: ClassificationData, folder: str, steps: int) -> Clock:
-    """The usual template with the same network."""
+    """Train the same network in the usual template."""
     stopwatch = Stopwatch()
     options = {"max_steps": steps, "limit_train_batches": steps, "limit_val_batches": 1, "accelerator": "cpu"}
     with terminal():
@@ -175,8 +175,8 @@ def run_template(model: Classifier, data: ClassificationData, folder: str, steps
     return stopwatch.clock
 
 
-def measure(arguments: list[str], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Of each round: milliseconds of wall and CPU time a step, and samples per second."""
+def measure(arguments: list[str], rounds: int, steps: int) -> dict[str, float]:
+    """Medians over the rounds, for each side: milliseconds of CPU time a step, samples per second, and ratios."""
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -184,79 +184,44 @@ def measure(arguments: list[str], rounds: int, steps: int) -> dict[str, list[flo
             model, data = cli.model, cli.datamodule
             clocks = {"ours": ours, "plain": run_plain(model, data, steps)}
             clocks["template"] = run_template(model, data, folder, steps)
-        for name, clock in clocks.items():
-            found.setdefault(f"{name} ms", []).append(1000 * clock.cpu / clock.steps)
-            found.setdefault(f"{name} samples/s", []).append(data.batch_size * clock.steps / clock.wall)
-        found.setdefault("plain/ours", []).append(clocks["plain"].wall * ours.steps / clocks["plain"].steps / ours.wall)
-        found.setdefault("plain/ours, CPU", []).append(
-            clocks["plain"].cpu * ours.steps / clocks["plain"].steps / ours.cpu
-        )
-        found.setdefault("template/ours", []).append(
-            clocks["template"].wall * ours.steps / clocks["template"].steps / ours.wall
-        )
-    return found
+        wall, cpu = ({side: clock.means()[i] for side, clock in clocks.items()} for i in range(2))
+        values = {f"{side} samples/s": data.batch_size / wall[side] for side in clocks}
+        values["plain ms"] = 1000 * cpu["plain"]
+        values |= {f"{side}/ours": wall[side] / wall["ours"] for side in ("plain", "template")}
+        values["plain/ours, CPU"] = cpu["plain"] / cpu["ours"]
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return {name: statistics.median(samples) for name, samples in found.items()}
 
 
-def table(cases: list[str], rounds: int, steps: int, roots: dict[str, str]) -> str:
-    """The Markdown table of these cases, medians over the rounds."""
-    lines = [
-        "| case | plain loop, ms a step | samples/s: plain loop | template | train.py "
-        "| train.py / plain | by CPU time | train.py / template |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for case in cases:
-        root = next((root for name, root in roots.items() if name in case), "data")
-        found = measure([*CASES[case], f"--data.root={root}"], rounds, steps)
-        middle = {name: statistics.median(values) for name, values in found.items()}
-        speeds = " | ".join(f"{middle[f'{side} samples/s']:.0f}" for side in ("plain", "template", "ours"))
-        ratios = " | ".join(f"{middle[name]:.2f}" for name in ("plain/ours", "plain/ours, CPU", "template/ours"))
-        lines.append(f"| {case} | {middle['plain ms']:.1f} | {speeds} | {ratios} |")
-        print(lines[-1], file=sys.stderr, flush=True)
-    return "\n".join(lines)
+def row(case: str, rounds: int, steps: int, root: str) -> list[object]:
+    found = measure([*CASES[case], f"--data.root={root}"], rounds, steps)
+    speeds = [f"{found[f'{side} samples/s']:.0f}" for side in ("plain", "template", "ours")]
+    ratios = [found[name] for name in ("plain/ours", "plain/ours, CPU", "template/ours")]
+    return [case, f"{found['plain ms']:.1f}", *speeds, *ratios]
 
 
-def whole_run(command: list[str], folder: str) -> tuple[float, float, float]:
-    """Seconds, CPU seconds with those of worker processes, and test accuracy of a process."""
-    before, since = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
-    seconds, after = time.perf_counter() - since, resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = re.search(r"^Test accuracy  (\S+)$", done.stdout, re.MULTILINE)
-    if not found:
-        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stderr}")
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, float(found[1])
-
-
-def whole_runs_table(fashion_root: str) -> str:
-    """The Markdown table of two whole processes that train the same network by the same recipe."""
-    commands = {
-        "train.py": [str(Path("train.py").resolve()), "fit", *OURS, f"--data.root={fashion_root}"],
-        "template": ["-m", "benchmarks.template", fashion_root],
-    }
-    lines = ["| process | seconds | CPU seconds | test accuracy |", "|---|---|---|---|"]
-    for name, command in commands.items():
-        with tempfile.TemporaryDirectory() as folder:
-            seconds, cpu, accuracy = whole_run(command, folder)
-        lines.append(f"| {name} | {seconds:.0f} | {cpu:.0f} | {accuracy:.4f} |")
-    return "\n".join(lines)
+HEADER = ["case", "plain loop, ms a step", "samples/s: plain loop", "template", "train.py"]
+HEADER += ["train.py / plain", "by CPU time", "train.py / template"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_parser(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=60, help="of each side in each round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fashion-root", default="/usr/share/datasets/fashion-mnist")
     parser.add_argument("--text-root", default="data")
-    parser.add_argument("--whole-runs", action="store_true", help="minutes")
     options = parser.parse_args()
-    if options.whole_runs:
-        print(f"{whole_runs_table(options.fashion_root)}\n\n{conditions()}")
-        return
     torch.set_num_threads(options.threads)
     roots = {"fashion": options.fashion_root, "r8": options.text_root}
-    print(table(options.cases, options.rounds, options.steps, roots))
+    rows = []
+    for case in options.cases:
+        root = next((root for name, root in roots.items() if name in case), "data")
+        rows.append(row(case, options.rounds, options.steps, root))
+        print(*rows[-1], file=sys.stderr, flush=True)
+    print(markdown_table(HEADER, rows))
     print(f"\nMedians of {options.rounds} rounds of {options.steps} steps. {conditions()}")
 
 

@@ -1,12 +1,13 @@
-"""Make the environment: `python scripts/environment.py train`, or `dev`, `lowest`, `newest`.
+"""Make an environment: `python scripts/environment.py KIND`.
 
-    train     what training imports, from locks/train.txt, into .venv
-    dev       what tests and linting need, too, from locks/dev.txt, into .venv
-    lowest    the lowest versions that the ranges admit, to test with, into .venv-lowest
-    newest    the newest ones, into .venv-newest
+    train     the packages that training imports, from locks/train.txt, in .venv
+    dev       these and the packages for tests and linting, from locks/dev.txt, in .venv
+    lowest    the packages for training and tests in their lowest allowed versions, in .venv-lowest
+    newest    the packages for training and tests in their newest allowed versions, in .venv-newest
 
-uv installs where there is one, or where pip can bring it (its version and hash are in locks/uv.txt), and otherwise pip.
-An installation that was interrupted is begun anew. Runs on Pythons that are too old for the rest, to say so.
+uv installs them: one on the PATH, or one that pip can install (locks/uv.txt has its version and hash). Without uv, pip
+installs the locked kinds. An interrupted installation starts again. This file also runs on Pythons that are too old for
+the project, so that it can print an error there.
 """
 
 import os
@@ -24,27 +25,27 @@ KINDS = {
     "lowest": ["--resolution=lowest-direct", *REQUIREMENTS],
     "newest": ["--upgrade", *REQUIREMENTS],
 }
-"""What uv installs for each kind; pip knows the same words for what is locked."""
+"""uv's arguments for each kind; pip takes the same arguments for the locked kinds."""
 
 INCLUDES = {"dev": ["train", "dev"]}
-"""The kinds that an environment of a kind serves for."""
+"""The kinds that an environment can be used as; an unlisted kind is used only as itself."""
 
 
 def fail(message):
-    """End the program with one message and exit code 2."""
+    """Print an error message, and exit with code 2."""
     print("error: " + message, file=sys.stderr)
     raise SystemExit(2)
 
 
 def check_python(version):
-    """End the program on a Python that the project does not support."""
+    """Exit with an error on a Python that the project does not support."""
     if version < (3, 11):
         found = ".".join(map(str, version[:3]))
         fail(f"Python 3.11 or later is needed, and {sys.executable} is {found}: make PYTHON=python3.12")
 
 
 def find_uv(python):
-    """The path of uv: one on the PATH, or one that pip brings into the environment; None where pip has none."""
+    """The path of uv on the PATH, or of the uv that pip installs into the environment; None if pip cannot."""
     if shutil.which("uv"):
         return shutil.which("uv")
     bring = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1"]
@@ -53,12 +54,12 @@ def find_uv(python):
 
 
 def install(folder, kind):
-    """Make the environment in a folder; a file of the kind's name there says that it is whole."""
+    """Make an environment of a kind in a folder. A file there with the kind's name marks it as complete."""
     python = folder / BIN / ("python" + SUFFIX)
-    whole = [name for name in KINDS if (folder / name).exists()]
+    complete = [name for name in KINDS if (folder / name).exists()]
     locked = kind in ("train", "dev")
-    if whole and locked:
-        for name in whole:
+    if complete and locked:
+        for name in complete:
             (folder / name).unlink()
     elif subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)]).returncode:
         fail(f"no environment could be made in {folder.name}; the reason is above")
@@ -68,15 +69,15 @@ def install(folder, kind):
     elif locked:
         command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *KINDS[kind]]
     else:
-        fail(f"the {kind} versions are found by uv, which pip could not bring: pip install uv")
+        fail(f"only uv can find the {kind} versions, and pip could not install it: pip install uv")
     if subprocess.run(command, cwd=str(ROOT)).returncode:
-        ways = "Without a network, go on where there is one."
+        ways = "Without a network, run the command again where there is one."
         if locked:
             ways += (
-                " Where an index lacks a locked version, install what it has: pip install -r requirements.txt, in an "
-                "environment of your own."
+                " If your index lacks a locked version, install the versions that it has in an environment of your "
+                "own: pip install -r requirements.txt."
             )
-        fail(f"{folder.name} is not whole; the reason is above. {ways} The next call begins anew.")
+        fail(f"{folder.name} is incomplete; the reason is above. {ways} The next call starts again.")
     for name in INCLUDES.get(kind, [kind]):
         (folder / name).touch()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.commands import PLAIN, REPOSITORY, run_here
-from tests.standins import use_standins
+from tests.helpers.standin_data import use_standins
+from tests.helpers.train_command import PLAIN, REPOSITORY, run_here
 
 FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((REPOSITORY / "configs").glob("*.yaml"))}
 WHOLE = [name for name, config in FILES.items() if "model" in config]

@@ -15,9 +15,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from src.norms import NORMS
-from tests.commands import PLAIN, REPOSITORY, run_here
-from tests.compare.commands import compare_here
-from tests.standins import use_standins
+from tests.helpers.compare_command import compare_here
+from tests.helpers.standin_data import use_standins
+from tests.helpers.train_command import PLAIN, REPOSITORY, run_here
 
 DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
 IMPORTED = {

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.commands import REPOSITORY
+from tests.helpers.train_command import REPOSITORY
 
 
 def script(root: Path) -> ModuleType:
@@ -52,15 +52,15 @@ def make(repository: Path, kind: str, *, uv: Path) -> subprocess.CompletedProces
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for uv is a script with a first line that names Python")
-def test_half_an_installation_is_begun_anew(repository: Path, tmp_path: Path) -> None:
+def test_an_interrupted_installation_starts_again(repository: Path, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     put_uv(programs, 1)
     done = make(repository, "train", uv=programs)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: .venv is not whole; the reason is above. Without a network, go on where there is one. Where an index "
-        "lacks a locked version, install what it has: pip install -r requirements.txt, in an environment of your own. "
-        "The next call begins anew.\n"
+        "error: .venv is incomplete; the reason is above. Without a network, run the command again where there is one. "
+        "If your index lacks a locked version, install the versions that it has in an environment of your own: "
+        "pip install -r requirements.txt. The next call starts again.\n"
     )
     assert not (repository / ".venv/train").exists()
 
@@ -70,7 +70,7 @@ def test_half_an_installation_is_begun_anew(repository: Path, tmp_path: Path) ->
     assert (repository / ".venv/train").exists()
     assert not (repository / ".venv/half").exists()
 
-    # What is whole is built upon.
+    # A complete environment is extended.
     (repository / ".venv/kept").touch()
     assert make(repository, "dev", uv=programs).returncode == 0
     assert {"train", "dev", "kept"} <= {path.name for path in (repository / ".venv").iterdir()}
@@ -80,7 +80,7 @@ def test_half_an_installation_is_begun_anew(repository: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for uv is a script with a first line that names Python")
-def test_ranges_are_tried_anew_each_time(repository: Path, tmp_path: Path) -> None:
+def test_ranges_are_resolved_anew_each_time(repository: Path, tmp_path: Path) -> None:
     put_uv(tmp_path / "programs", 0)
     for _ in range(2):
         assert make(repository, "newest", uv=tmp_path / "programs").returncode == 0

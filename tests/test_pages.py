@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.commands import QUIET, run_process
+from tests.helpers.train_command import QUIET, run_process
 
 pytest.importorskip("playwright", reason="needs playwright, of the group test in pyproject.toml")
 
 from playwright.sync_api import Browser, expect
 
-from tests.pages import chromium, find_chromium, open_page, show_images, tensorboard
+from tests.helpers.tensorboard_pages import chromium, find_chromium, open_page, show_images, tensorboard
 
 PROGRAM = find_chromium()
 pytestmark = [

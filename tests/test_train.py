@@ -20,8 +20,8 @@ from src.data import Digits
 from src.machine import commit, hardware, versions
 from src.models import ImageClassifier
 from src.norms import NORMS
-from tests.commands import PLAIN, REPOSITORY, error_of, run_here, run_process
-from tests.standins import make_image_folder
+from tests.helpers.standin_data import make_image_folder
+from tests.helpers.train_command import PLAIN, REPOSITORY, error_of, run_here, run_process
 
 DIGITS = ["--config=configs/digits.yaml", *PLAIN]
 ONE_EPOCH = ["--trainer.max_epochs=1", "--data.batch_size=16", "--model.recipe.lr=0.02"]

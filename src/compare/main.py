@@ -24,9 +24,10 @@ from src.compare.grid import Arm
 from src.compare.options import Options, parse
 from src.compare.places import Cluster, run_here
 from src.compare.progress import Watch
-from src.compare.report import as_markdown, explanation, table, write_csv, write_runs_csv
+from src.compare.report import explanation, table, write_csv, write_runs_csv
 from src.compare.run import Job, State, load_state
 from src.machine import num_cores
+from src.markdown import markdown_table
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 # After the flags of an arm, which may name callbacks of their own.
@@ -217,7 +218,7 @@ def write_report(
     )
     parts = [
         f"# {output.name}",
-        as_markdown(header, lines),
+        markdown_table(header, lines),
         explanation(baseline, options.seeds),
         f"![{chart}](chart.png)",
         f"`{command}`, seeds 0 to {options.seeds - 1}; "

@@ -76,12 +76,6 @@ def table(
     return header, lines
 
 
-def as_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(header)
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
-
 def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Sequence[str] = ()) -> None:
     """One line for each arm, numbers alone."""
     measures = ["test_accuracy", "ms_per_step", "peak_gpu_memory_mib"]

@@ -16,9 +16,9 @@ from src.callbacks import EvaluationPictures, evaluation_pictures
 from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
 from src.data import Digits
 from src.models import ImageClassifier
-from tests.commands import QUIET, run_here
-from tests.jobs import run_jobs
-from tests.standins import make_text_file
+from tests.helpers.standin_data import make_text_file
+from tests.helpers.train_command import QUIET, run_here
+from tests.helpers.train_jobs import run_jobs
 
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=8", "--data.batch_size=32", *QUIET]
 DIGITS = ["--config=configs/digits.yaml", "--model.width=8", "--norm_statistics.every_n_steps=0", *SHORT]

@@ -23,7 +23,7 @@ from src.callbacks.norm_places import MAX_VALUES, Place, Watch, eval_gap, find_p
 from src.callbacks.norm_warnings import NormWarnings
 from src.models import ImageClassifier, LSTMClassifier, TextClassifier
 from src.norms import NORMS, BatchNorm1d, families
-from tests.jobs import run_jobs
+from tests.helpers.train_jobs import run_jobs
 
 Batch = tuple[Any, Tensor]
 

@@ -13,8 +13,17 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.compare import read_scalars
 from src.compare.main import hold
-from tests.commands import REPOSITORY
-from tests.compare.commands import TINY, compare_here, error_of, is_running, rows, start, training_process, wait_until
+from tests.helpers.compare_command import (
+    TINY,
+    compare_here,
+    error_of,
+    is_running,
+    rows,
+    start,
+    training_process,
+    wait_until,
+)
+from tests.helpers.train_command import REPOSITORY
 
 FAILS_WITH_GROUP_NORM = """
 import runpy, sys

@@ -6,7 +6,7 @@ import pytest
 
 from src.compare.grid import flags_of, label_of, make_arms, make_axes, parse_norm, split
 from src.compare.options import Options
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from src.compare import read_scalars
-from tests.compare.commands import TINY, compare_here, error_of, parent_of, rows, start, training_process, wait_until
+from tests.helpers.compare_command import (
+    TINY,
+    compare_here,
+    error_of,
+    parent_of,
+    rows,
+    start,
+    training_process,
+    wait_until,
+)
 
 
 def test_without_ray_the_error_says_how_to_install_it(

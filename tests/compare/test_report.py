@@ -13,9 +13,9 @@ from src.compare.curves import Measures, read_further
 from src.compare.figure import write_figure
 from src.compare.grid import make_arms, make_axes
 from src.compare.layout import FigureSpec
-from src.compare.report import as_markdown, table
+from src.compare.report import table
 from src.compare.run import Job, State
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 AXES = make_axes({"model.norm": "A,B", "data.batch_size": [16, 64]})
 ARMS = make_arms(AXES, {})
@@ -145,7 +145,3 @@ def test_measures_stand_in_the_table_and_the_figure(tmp_path: Path) -> None:
 def test_figures_of_what_is_not_there_are_refused(spec: FigureSpec, message: str) -> None:
     with error_is(ValueError, message):
         spec.check(AXES, ["gap"])
-
-
-def test_a_bar_in_a_name_is_no_column() -> None:
-    assert as_markdown(["|grad|"], [["1"]]).splitlines() == ["| \\|grad\\| |", "| --- |", "| 1 |"]

@@ -11,7 +11,7 @@ from rich.console import Console
 from src.compare.places import run_here
 from src.compare.progress import Watch
 from src.compare.run import Job, State, execute, load_state, save_state
-from tests.compare.commands import is_running
+from tests.helpers.compare_command import is_running
 
 STAND_IN = """
 import os, sys, time, zipfile

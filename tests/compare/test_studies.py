@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import REPOSITORY
-from tests.compare.commands import compare_here
+from tests.helpers.compare_command import compare_here
+from tests.helpers.train_command import REPOSITORY
 
 STUDIES = sorted((REPOSITORY / "configs/studies").glob("*.yaml"))
 

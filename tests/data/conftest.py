@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from src.data import DATASETS, ArrayData, ImageData, TextData
-from tests.standins import use_standins
+from tests.helpers.standin_data import use_standins
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from src.data import ArrayData, BreastCancer, DataError, Digits, MovingDigits, Wine
 from src.data.moving_digits import DIRECTIONS, move
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 
 def set_up(data: ArrayData) -> ArrayData:

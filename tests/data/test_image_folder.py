@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from src.data import DataError, ImageFolder, pixel_cache
-from tests.standins import make_image_folder
+from tests.helpers.standin_data import make_image_folder
 
 
 def set_up(root: Path, folder: Path, **changes: Any) -> Any:

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from src.data import CIFAR10, CIFAR100, DataError, Digits, FashionMNIST, fashion_mnist
-from tests.standins import make_fashion_mnist, use_standins
+from tests.helpers.standin_data import make_fashion_mnist, use_standins
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 

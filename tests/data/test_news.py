@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from src.data import DATASETS, DataError, Newsgroups20, Reuters8, Reuters52, news, wheel
-from tests.standins import make_text_tabs
+from tests.helpers.standin_data import make_text_tabs
 
 SIZES = {Reuters8: (5485, 2189), Reuters52: (6532, 2568), Newsgroups20: (11293, 7528)}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from src.data import DataError, TextFiles
-from tests.standins import make_text_file, sentences
+from tests.helpers.standin_data import make_text_file, sentences
 
 
 def set_up(tmp_path: Path, **arguments: Any) -> Any:

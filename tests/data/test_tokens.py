@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from src.data import DataError, TextFiles, token_cache
 from src.data.text import TokenDataset, drop_tokens, pad
 from src.data.tokens import train_tokenizer, trained_encode
-from tests.standins import make_text_file, sentences
+from tests.helpers.standin_data import make_text_file, sentences
 
 TEXTS = ["The cat sat on the mat", "the dog ate the cat's food", "a bird sang: the end"] * 5
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from src.data import Digits, TextFiles
-from tests.standins import make_text_file
+from tests.helpers.standin_data import make_text_file
 
 
 class Recorder(LightningModule):

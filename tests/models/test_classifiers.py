@@ -11,7 +11,7 @@ from torch import nn
 from src.models import Classifier, ImageClassifier, Recipe, TextClassifier
 from src.norms import NORMS, NormFamily, swap_norms
 from src.norms.recognize import is_norm
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 EVERY = pytest.mark.parametrize("name", NORMS)
 BOTH = pytest.mark.parametrize("kind", [ImageClassifier, TextClassifier])

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import REPOSITORY
-from tests.models.sharded_run import run
+from tests.helpers.sharded_run import run
+from tests.helpers.train_command import REPOSITORY
 
 
 @pytest.mark.slow
 def test_fsdp_ends_where_one_process_does(tmp_path: Path) -> None:
     """Two processes that share weights, weight decay by shape, and statistics, against one with the whole batch."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.models.sharded_run", str(tmp_path)],
+        [sys.executable, "-m", "tests.helpers.sharded_run", str(tmp_path)],
         cwd=REPOSITORY,
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,

@@ -18,9 +18,9 @@ from src.models import Classifier, LSTMClassifier, MLPClassifier, VolumeClassifi
 from src.models.lstm import NormalizedLSTM
 from src.norms import NORMS, BatchNorm1d, BatchNorm3d, NormFamily, swap_norms
 from src.norms import families as family
-from tests.errors import error_is
+from tests.helpers.errors import error_is
+from tests.helpers.ranks import Ranks
 from tests.models.test_classifiers import outside_norms
-from tests.ranks import Ranks
 
 FAMILIES = {**NORMS, "GroupNorm": family.GroupNorm(8), "TorchGroupNorm": family.TorchGroupNorm(8)}
 ON_VECTORS = [name for name in NORMS if "InstanceNorm" not in name]

@@ -16,8 +16,8 @@ from src.norms.kernels import build, cpu
 from src.norms.kernels import setting as settings
 from src.norms.kernels.arrangement import arrange
 from src.norms.kernels.setting import setting, use_kernels
-from tests.commands import REPOSITORY
-from tests.errors import error_is
+from tests.helpers.errors import error_is
+from tests.helpers.train_command import REPOSITORY
 
 CL = torch.channels_last
 

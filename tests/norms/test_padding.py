@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from src.norms import NORMS, NormFamily, swap_norms
 from src.norms import families as family
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 
 def small_bert() -> nn.Module:

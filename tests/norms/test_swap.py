@@ -11,7 +11,7 @@ from transformers import GemmaConfig, GemmaForSequenceClassification, LlamaConfi
 
 from src.norms import NORMS, BatchNorm2d, LayerNorm, RMSNorm, SyncBatchNorm, swap_norms
 from src.norms import families as family
-from tests.errors import error_is
+from tests.helpers.errors import error_is
 
 
 class Nested(nn.Module):

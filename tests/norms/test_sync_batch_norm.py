@@ -16,7 +16,7 @@ from src.norms import InstanceNorm2d, SyncBatchNorm, synchronize
 from src.norms.batch_norm import TokenBatchNorm
 from src.norms.kernels.setting import use_kernels
 from src.norms.kernels.synchronized import SynchronizedKernel
-from tests.ranks import Ranks
+from tests.helpers.ranks import Ranks
 
 Shape = tuple[int, ...]
 PARTS: dict[str, list[Shape]] = {  # of each rank: several values, one, none, several

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from tests.helpers.ranks import Ranks
 from tests.norms.test_sync_batch_norm import PARTS, assert_half_precision, assert_ranks_are_one_process
 from tests.norms.test_sync_training import (
     VARIATIONS,
@@ -16,7 +17,6 @@ from tests.norms.test_sync_training import (
     train,
     train_share,
 )
-from tests.ranks import Ranks
 
 pytestmark = pytest.mark.gpu
 BACKENDS = [

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from src.models.image import set_width
 from src.norms import NORMS, SyncBatchNorm, swap_norms
-from tests.ranks import Ranks
+from tests.helpers.ranks import Ranks
 
 NUM_SAMPLES, NUM_BATCHES = 24, 4  # the samples divide by 2, 3 and 4 ranks
 Batch = tuple[dict[str, Tensor], Tensor]

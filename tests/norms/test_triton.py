@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from src import norms
-from tests.commands import REPOSITORY
-from tests.norms.triton_cases import CASES, DTYPES, Case, answers, is_right, launches, layers
+from tests.helpers.train_command import REPOSITORY
+from tests.helpers.triton_cases import CASES, DTYPES, Case, answers, is_right, launches, layers
 
 
 def in_a_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

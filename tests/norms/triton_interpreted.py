@@ -9,8 +9,8 @@ from torch import nn
 
 from src.norms import NORMS
 from src.norms.elementwise import Elementwise
+from tests.helpers.triton_cases import CASES, DTYPES, Case, is_right
 from tests.norms.conform import CHECKS, Check, Subject, subjects
-from tests.norms.triton_cases import CASES, DTYPES, Case, is_right
 
 KERNELS_OF = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
 # What does not take minutes: the interpreter is a thousand times slower than a kernel.

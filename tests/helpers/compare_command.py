@@ -1,4 +1,4 @@
-"""Running compare.py, and what its runs leave."""
+"""Run compare.py, and look at its processes and files."""
 
 import csv
 import shlex
@@ -11,29 +11,24 @@ from pathlib import Path
 import pytest
 
 from src.compare.main import main
-from tests.commands import REPOSITORY
+from tests.helpers.train_command import REPOSITORY, link_configs
 
 TINY = [
     *["--config", "configs/digits.yaml", "--model.width", "4", "--trainer.log_every_n_steps=1"],
     *["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"],
 ]
-"""A digits run of some seconds, most of them imports."""
+"""A run on digits of a few seconds, most of which are imports."""
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`python compare.py ARGUMENTS` in a folder of its own, which sees the repository's configs/."""
+    """Start `python compare.py ARGUMENTS` in `folder`."""
     link_configs(folder)
     command = [sys.executable, str(REPOSITORY / "compare.py"), *arguments]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def link_configs(folder: Path) -> None:
-    if not (folder / "configs").exists():
-        (folder / "configs").symlink_to(REPOSITORY / "configs")
-
-
 def compare_here(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
-    """The same in this process; its exit code."""
+    """Run `python compare.py ARGUMENTS` in this process, and return the exit code."""
     link_configs(folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
@@ -45,34 +40,34 @@ def compare_here(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str)
 
 
 def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path, arguments: str) -> str:
-    """What `python compare.py ARGUMENTS` says, having ended with exit code 2 and run nothing."""
+    """The error message of `python compare.py ARGUMENTS`, which has to exit with code 2 before any run starts."""
     assert compare_here(monkeypatch, folder, *shlex.split(arguments)) == 2
     assert not list(folder.rglob("run.json"))
     return capsys.readouterr().err.rstrip("\n")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """A CSV file's lines."""
+    """The rows of a CSV file."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Look ten times a second, for as long as the process runs and five minutes at most."""
+    """Check the condition ten times a second. Fails when the process ends first, or after five minutes."""
     deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.monotonic() < deadline, "it has not happened within five minutes"
+        assert time.monotonic() < deadline, "the condition did not hold within five minutes"
         time.sleep(0.1)
 
 
 def training_process(folder: Path) -> int | None:
-    """The PID of the train.py that runs in this run's folder."""
+    """The PID of the train.py process whose run folder is `folder`; None without one."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments = path.read_bytes().decode().split("\0")
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         here = {f"--trainer.default_root_dir={folder.parent}", f"--experiment={folder.name}"}
         if here <= set(arguments):
             return int(path.parent.name)

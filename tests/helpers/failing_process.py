@@ -1,4 +1,4 @@
-"""A process that fails in the middle of a run."""
+"""A callback that makes one process fail in the middle of a run."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 class Fail(Callback):
-    """Has one process raise, be killed, or never come to what the others wait for, in the second training batch."""
+    """In the second training batch, makes one process raise, be killed, or hang while the others wait for it."""
 
     def __init__(self, rank: int, how: Literal["raise", "mistake", "kill", "hang", "stop", "end"]):
         self.rank = rank
@@ -25,7 +25,7 @@ class Fail(Callback):
             raise MisconfigurationException(f"a mistake, of process {self.rank}")
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "end":  # as a launcher has it end, which has seen another process fail
+        if self.how == "end":  # as a launcher ends it, when another process has failed
             os.kill(os.getpid(), signal.SIGTERM)
             raise RuntimeError("third_party/gloo: Connection reset by peer")
         if self.how == "stop":

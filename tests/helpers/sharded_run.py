@@ -1,6 +1,6 @@
-"""Trains a classifier under Lightning's FSDP on two CPU processes: `python -m tests.models.sharded_run FOLDER`.
+"""Train a classifier with Lightning's FSDP on two CPU processes: `python -m tests.helpers.sharded_run FOLDER`.
 
-Lightning and torch take FSDP for GPUs; it works on CPU where both are told the device.
+Lightning and torch assume that FSDP runs on GPUs; it works on CPU when both are given the device.
 """
 
 import sys
@@ -25,7 +25,7 @@ class OnCPU(FullyShardedDataParallel):
 
 
 class CPUStrategy(FSDPStrategy):
-    """Lightning refuses the base class itself."""
+    """A subclass, since Lightning refuses FSDPStrategy itself on CPU."""
 
 
 def run(folder: str, batch_size: int, **options: Any) -> ImageClassifier:

@@ -1,4 +1,4 @@
-"""A real TensorBoard server and a real browser, for tests and pictures of what a person sees."""
+"""A real TensorBoard server and a real browser, for tests and pictures of the pages."""
 
 import json
 import os
@@ -14,19 +14,19 @@ from urllib.request import urlopen
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-PATIENCE = 120  # seconds, in which even a busy machine should have come to it
+PATIENCE = 120  # seconds to wait for anything, enough on a busy machine
 
 expect.set_options(timeout=1e3 * PATIENCE)
 
 
 def find_chromium() -> str | None:
-    """The program of Debian's package chromium, or of one like it."""
+    """The path of Chromium or Google Chrome; None without one."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @contextmanager
 def tensorboard(logdir: Path) -> Iterator[str]:
-    """The address of a server that has read the runs below `logdir`."""
+    """Start a server, and yield its address once it has read all runs below `logdir`."""
     command = [sys.executable, "-m", "tensorboard.main", f"--logdir={logdir.name}", "--host=127.0.0.1", "--port=0"]
     log = logdir.parent / "tensorboard.log"
     with log.open("w") as file, subprocess.Popen(command, cwd=logdir.parent, stdout=file, stderr=file) as server:
@@ -47,7 +47,7 @@ def tensorboard(logdir: Path) -> Iterator[str]:
 
 
 def attempts(server: subprocess.Popen[bytes], log: Path) -> Iterator[int]:
-    """Numbers to try by, a tenth of a second apart, until patience is spent or the server has ended."""
+    """Yield a number every tenth of a second. Raises when the server has ended, or after `PATIENCE` seconds."""
     for attempt in range(10 * PATIENCE):
         yield attempt
         assert server.poll() is None, log.read_text()
@@ -58,7 +58,7 @@ def attempts(server: subprocess.Popen[bytes], log: Path) -> Iterator[int]:
 @contextmanager
 def chromium(program: str) -> Iterator[Browser]:
     """A headless browser."""
-    # The sandbox of Chromium's does not run as root, as tests in a container do.
+    # Chromium's sandbox does not run as root, and tests in a container run as root.
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=options)
@@ -67,7 +67,7 @@ def chromium(program: str) -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, address: str, name: str, width: int = 1280, height: int = 900) -> Page:
-    """A page of TensorBoard's by the name in its address: timeseries, images, custom_scalars, ..."""
+    """Open the TensorBoard page with this name in its address: timeseries, images, custom_scalars, ..."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(1e3 * PATIENCE)
     page.goto(f"{address}#{name}")
@@ -75,7 +75,7 @@ def open_page(browser: Browser, address: str, name: str, width: int = 1280, heig
 
 
 def show_images(page: Page, *tags: str) -> None:
-    """Show the images of these tags alone, on the page IMAGES, and wait until each is loaded."""
+    """Show only the images of these tags on the page IMAGES, and wait until all are loaded."""
     page.locator("tf-tag-filterer input").fill(f"^({'|'.join(tags)})$")
     found = page.locator("tf-category-paginated-view").first.locator("tf-image-loader")
     expect(found).to_have_count(len(tags))

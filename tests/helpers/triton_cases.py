@@ -1,4 +1,4 @@
-"""What the Triton kernels are tried on, by their interpreter and on a GPU, and what they are compared with."""
+"""Cases for the Triton kernels, in Triton's interpreter and on a GPU, and the comparison of their results."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -20,12 +20,17 @@ FORWARD = {"tile_forward"}
 BACKWARD = {"tile_backward"}
 LINES_FORWARD = {"line_moments", "merge_moments", "line_normalize"}
 LINES_BACKWARD = {"line_sums", "merge_sums", "line_gradient"}
-GIVEN = {"line_normalize", "line_sums", "merge_sums", "line_gradient"}  # by running statistics
+GIVEN = {
+    "line_normalize",
+    "line_sums",
+    "merge_sums",
+    "line_gradient",
+}  # launched for running statistics
 
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, its input, and the kernels that have to compute it."""
+    """A layer, its input, and the kernels that have to be launched."""
 
     layer: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -77,8 +82,8 @@ CASES = (
 
 @contextmanager
 def launches() -> Iterator[set[str]]:
-    """The names of the kernels that are started within the block."""
-    from src.norms.kernels import triton_lines, triton_tiles  # Triton may be absent where there is no GPU
+    """Record the names of the kernels that are launched inside the block."""
+    from src.norms.kernels import triton_lines, triton_tiles  # not at the top: Triton may be missing without a GPU
 
     started: set[str] = set()
 
@@ -99,7 +104,7 @@ def launches() -> Iterator[set[str]]:
 
 
 def answers(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Outputs, gradients and running statistics, in training and then in eval."""
+    """Outputs, gradients and running statistics of a layer in training, then in eval."""
     found = {}
     x = x.detach().clone().requires_grad_()
     random = torch.Generator().manual_seed(1)
@@ -119,7 +124,7 @@ def _order(x: Tensor) -> torch.memory_format:
 
 
 def layers(case: Case, dtype: torch.dtype, device: str) -> tuple[nn.Module, nn.Module]:
-    """Ours and torch's, with the same parameters."""
+    """Our layer and torch's, with the same parameters."""
     ours = case.layer()
     with torch.no_grad():
         for number, parameter in enumerate(ours.parameters()):
@@ -130,7 +135,10 @@ def layers(case: Case, dtype: torch.dtype, device: str) -> tuple[nn.Module, nn.M
 
 
 def is_right(case: Case, dtype: torch.dtype, device: str, offset: float) -> None:
-    """The formula's numbers, and against float64 no worse than torch's. The data have mean `offset` and spread 1."""
+    """Assert that the kernels agree with the formula, and are no further from float64 than torch's layer.
+
+    The input has mean `offset` and standard deviation 1.
+    """
     ours, theirs = layers(case, dtype, device)
     twin, exact = copy.deepcopy(ours), copy.deepcopy(theirs).double()
     x = case.input(offset).to(device, dtype)

@@ -1,4 +1,4 @@
-"""Processes that run a test's function together on this machine."""
+"""Processes on this machine that run a function of a test together."""
 
 import os
 import tempfile
@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT = timedelta(seconds=60)  # of a collective that a process does not join
+TIMEOUT = timedelta(seconds=60)  # for a collective that a process does not join
 
 
 class Ranks(AbstractContextManager["Ranks"]):
-    """Processes that stay, so that a test pays for its own work alone and not for their imports."""
+    """Processes that are reused between calls, so that their imports take time only once."""
 
     def __init__(self, count: int, backend: str = "gloo") -> None:
         context = mp.get_context("spawn")
@@ -35,7 +35,7 @@ class Ranks(AbstractContextManager["Ranks"]):
             self.processes.append(process)
 
     def __call__(self, world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What `function(*args)` returns in each of `world_size` processes, which are a world of their own."""
+        """The results of `function(*args)` in each of `world_size` processes, which form a process group."""
         self.worlds += 1
         store = str(Path(self.folder.name, str(self.worlds)))
         for end in self.ends[:world_size]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src import norms
-from tests.commands import error_of, run_process
+from tests.helpers.train_command import error_of, run_process
 
 NORMS = ", ".join(sorted(norms.NORMS))
 DATASETS = (

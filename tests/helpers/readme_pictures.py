@@ -1,6 +1,6 @@
-"""Pictures of TensorBoard for README.md: a run on digits, a real server and a real browser.
+"""Draw the pictures of TensorBoard in README.md, from a run on digits, a real server and a real browser.
 
-python -m tests.pictures
+python -m tests.helpers.readme_pictures
 """
 
 import subprocess
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.commands import REPOSITORY
-from tests.pages import chromium, find_chromium, open_page, show_images, tensorboard
+from tests.helpers.tensorboard_pages import chromium, find_chromium, open_page, show_images, tensorboard
+from tests.helpers.train_command import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "pictures"
 RUN = ["--config=configs/digits.yaml", "--model.width=16", "--trainer.max_epochs=10", "--trainer.accelerator=cpu"]
@@ -19,7 +19,7 @@ RUN += ["--norm_statistics.every_n_steps=5", "--trainer.enable_progress_bar=fals
 
 
 def show_curves(page: Page) -> None:
-    """The page CUSTOM SCALARS with all lines of the charts in sight."""
+    """Wait until the charts of the page CUSTOM SCALARS show all their curves."""
     charts = page.locator("tf-custom-scalar-multi-line-chart-card")
     for number in range(4):
         expect(charts.nth(number)).to_contain_text("Matches (10)")
@@ -29,7 +29,7 @@ def show_curves(page: Page) -> None:
 def main() -> None:
     program = find_chromium()
     if program is None:
-        sys.exit("pictures are made with Chromium: install Debian's package chromium")
+        sys.exit("the pictures need Chromium: install Debian's package chromium")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "train.py", "fit", *RUN, f"--trainer.default_root_dir={folder}/runs"]

@@ -8,7 +8,7 @@ import torch
 from src.cli.agreement import Saved, disagreements, misfits
 from src.machine import versions
 from src.norms.families import BatchNorm
-from tests.commands import PLAIN, error_of, run_here
+from tests.helpers.train_command import PLAIN, error_of, run_here
 
 
 def test_a_checkpoint_of_another_model(

@@ -13,8 +13,8 @@ from src.cli.layer_sync import SyncNorms, check_sync
 from src.models import ImageClassifier
 from src.norms import NORMS, SyncBatchNorm, synchronize
 from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm
-from tests.commands import PLAIN, run_here, run_process
-from tests.errors import error_is
+from tests.helpers.errors import error_is
+from tests.helpers.train_command import PLAIN, last_weights, run_here, run_process
 
 STEPS = [
     "--trainer.max_epochs=1",
@@ -25,11 +25,6 @@ STEPS = [
 TRAIN = ["fit", "--config", "configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", *STEPS, *PLAIN]
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(folder / "runs/digits/version_0/checkpoints/last.ckpt", weights_only=True)
-    return checkpoint["state_dict"]
-
-
 def test_two_processes_end_where_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command with half the batch in each of two processes: the same weights and running statistics."""
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
@@ -38,7 +33,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path, monkeypatch: pytest.Mo
     run = run_process(tmp_path / "two", *TRAIN, *two, "--trainer.sync_batchnorm=true")
     assert run.returncode == 0, run.stderr
     run_here(monkeypatch, tmp_path / "one", *TRAIN, "--data.batch_size=64")
-    torch.testing.assert_close(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(last_weights(tmp_path / "two"), last_weights(tmp_path / "one"), rtol=1e-9, atol=1e-9)
 
 
 def test_undo_gives_back_a_process_group() -> None:

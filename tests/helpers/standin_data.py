@@ -1,7 +1,7 @@
-"""Tiny stand-ins for every dataset, in the format and under the names of the real ones.
+"""Tiny stand-ins for every dataset, in the format and under the file names of the real dataset.
 
-Each class can be told from the others, so that a model learns something in seconds. `use_standins` writes them all
-and has their hashes accepted; the rest of the code that reads data runs as it does on the real files.
+The classes differ, so that a model learns something in seconds. `use_standins` writes all stand-ins and makes the
+project accept their hashes; all other code that reads data runs as it does on the real files.
 """
 
 import csv
@@ -21,7 +21,7 @@ from src.data import fashion_mnist, news, wheel
 
 
 def colored_images(labels: np.ndarray, num_classes: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Noise, brighter in one row that follows from the label: (N,) -> (N, C, H, W) uint8."""
+    """Noise that is brighter in one row, which depends on the label: (N,) -> (N, C, H, W) uint8."""
     images = np.random.default_rng(seed).integers(0, 128, (len(labels), *shape))
     rows = labels * shape[-2] // num_classes
     images[np.arange(len(labels)), :, rows] += 127
@@ -29,7 +29,7 @@ def colored_images(labels: np.ndarray, num_classes: int, shape: tuple[int, ...],
 
 
 def sentences(names: Sequence[str], per_class: int, seed: int) -> list[tuple[str, str]]:
-    """(class name, text) pairs: texts of 3 to 40 words, among them one that only this class uses."""
+    """Pairs of class name and text. A text has 3 to 40 words, one of which only its class uses."""
     rng = np.random.default_rng(seed)
     words = ["the", "market", "said", "that", "prices", "of", "last", "year", "rose", "while", "shares", "fell"]
     pairs = []
@@ -43,7 +43,7 @@ def sentences(names: Sequence[str], per_class: int, seed: int) -> list[tuple[str
 
 
 def make_fashion_mnist(root: Path, num_train: int = 240, num_test: int = 60) -> dict[str, str]:
-    """The four .gz files in `root`; the md5 of the content of each."""
+    """Write the four .gz files into `root`, and return the md5 of each file's content."""
     root.mkdir(parents=True, exist_ok=True)
     hashes = {}
     for seed, (prefix, count) in enumerate([("train", num_train), ("t10k", num_test)]):
@@ -61,7 +61,7 @@ def make_fashion_mnist(root: Path, num_train: int = 240, num_test: int = 60) -> 
 
 
 def make_cifar(root: Path, num_classes: int = 10, num_train: int = 400, num_test: int = 200) -> dict[str, str]:
-    """The unpacked archive of CIFAR-10 or CIFAR-100 in `root`; the md5 of each of its files."""
+    """Write the unpacked archive of CIFAR-10 or CIFAR-100 into `root`, and return the md5 of each file."""
     source = datasets.CIFAR10 if num_classes == 10 else datasets.CIFAR100
     folder = root / source.base_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,9 +81,9 @@ def make_cifar(root: Path, num_classes: int = 10, num_train: int = 400, num_test
 def make_image_folder(
     folder: Path, splits: Sequence[str] = ("train",), names: Sequence[str] = ("cat", "dog"), per_class: int = 12
 ) -> Path:
-    """`folder/<split>/<class>/<number>.png` of different sizes, and one JPEG per class; returns `folder`.
+    """Write images of different sizes, `folder/<split>/<class>/<number>.png`, and one JPEG a class; return `folder`.
 
-    An empty split name leaves that level out: `folder/<class>/`.
+    An empty split name leaves out that level: `folder/<class>/`.
     """
     for seed, split in enumerate(splits):
         rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def make_text_file(
     text_column: str = "text",
     label_column: str = "label",
 ) -> Path:
-    """A CSV file, or TSV by its extension, with a column more than the two that are asked for; returns `path`."""
+    """Write a CSV file, or a TSV file if `path` ends in .tsv, with one more column than needed; return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
@@ -115,7 +115,7 @@ def make_text_file(
 
 
 def make_text_tabs(root: Path, per_class: int = 8) -> dict[str, str]:
-    """The six tab files in `root/text`; the sha256 of each."""
+    """Write the six tab files into `root/text`, and return the sha256 of each file."""
     folder = root / "text"
     folder.mkdir(parents=True, exist_ok=True)
     hashes = {}
@@ -132,10 +132,10 @@ def make_text_tabs(root: Path, per_class: int = 8) -> dict[str, str]:
 
 
 def use_standins(monkeypatch: pytest.MonkeyPatch, root: Path) -> dict[str, dict[str, Any]]:
-    """Write stand-ins for all datasets below `root` and have their hashes accepted.
+    """Write stand-ins for all datasets below `root`, and make the project accept their hashes.
 
     Returns:
-        The constructor's arguments for each name in DATASETS.
+        The constructor's arguments, for each name in DATASETS.
     """
     monkeypatch.setattr(fashion_mnist, "CONTENT_MD5", make_fashion_mnist(root))
     for source, num_classes in ((datasets.CIFAR10, 10), (datasets.CIFAR100, 100)):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -12,18 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import PLAIN, REPOSITORY, run_here
+from tests.helpers.train_command import PLAIN, REPOSITORY, last_weights, link_configs, run_here
+from tests.helpers.train_jobs import free_port
 
 STEPS = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--trainer.log_every_n_steps=1"]
 DATA = ["--config=configs/digits.yaml", "--data.crop_padding=0", "--model.width=8", "--trainer.precision=64-true"]
 TRAIN = ["fit", *DATA, *STEPS, *PLAIN]
 DDP = ["--config=configs/ddp.yaml", "--trainer.accelerator=cpu", "--trainer.sync_batchnorm=true"]
 FOUR = [*DDP, "--trainer.num_nodes=2", "--trainer.devices=2", "--data.batch_size=16"]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (path,) = folder.glob("runs/digits/*/checkpoints/last.ckpt")
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -34,7 +29,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    link_configs(tmp_path)
     return tmp_path
 
 
@@ -43,13 +38,7 @@ def of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     folder = tmp_path / "one"
     folder.mkdir()
     run_here(monkeypatch, folder, *TRAIN)
-    return weights(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    return last_weights(folder)
 
 
 @pytest.mark.slow
@@ -62,7 +51,7 @@ def test_torchrun_on_two_nodes(folder: Path, of_one_process: dict[str, torch.Ten
         agents = [subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT) for _ in range(2)]
         codes = [agent.wait(timeout=280) for agent in agents]
     assert codes == [0, 0], (folder / "agents.log").read_text()
-    assert_same(weights(folder), of_one_process)
+    assert_same(last_weights(folder), of_one_process)
 
 
 SRUN = """\
@@ -127,4 +116,4 @@ def test_slurm_requeues_and_goes_on(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     done = subprocess.run(command, cwd=slurm, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
-    assert_same(weights(slurm), of_one_process)
+    assert_same(last_weights(slurm), of_one_process)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.commands import PLAIN, REPOSITORY
+from tests.helpers.train_command import PLAIN, REPOSITORY, link_configs
 
 LAUNCHERS = {"lightning": [], "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]}
 TWO = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2"]
@@ -64,7 +64,7 @@ def end(
     folder: Path, launcher: str, *arguments: str, interfere: Callable[[subprocess.Popen[bytes]], None] | None = None
 ) -> Ended:
     """Run to the end, and to the end of all processes."""
-    (folder / "configs").symlink_to(REPOSITORY / "configs")
+    link_configs(folder)
     marker = uuid.uuid4().hex
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIGHTNING_NORMS_TEST": marker}
     command = [sys.executable, *LAUNCHERS[launcher], str(REPOSITORY / "train.py"), *RUN, *arguments]
@@ -84,7 +84,7 @@ def end(
 
 def failing(rank: int, how: str) -> list[str]:
     return [
-        "--trainer.callbacks=tests.failing.Fail",
+        "--trainer.callbacks=tests.helpers.failing_process.Fail",
         f"--trainer.callbacks.rank={rank}",
         f"--trainer.callbacks.how={how}",
     ]

@@ -1,4 +1,4 @@
-"""Errors are tested whole."""
+"""Test an error by its whole message."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import pytest
 
 @contextmanager
 def error_is(kind: type[Exception], message: str) -> Iterator[None]:
-    """The block raises an error of this kind with exactly this message."""
+    """Assert that the block raises an error of this kind with exactly this message."""
     with pytest.raises(kind) as caught:
         yield
     assert str(caught.value) == message

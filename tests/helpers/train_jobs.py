@@ -1,7 +1,8 @@
-"""Runs of train.py by several processes, for tests of what they compute: they share one import, which takes longest.
+"""Run train.py in several processes at once. The processes of all jobs share one import, which takes longest.
 
-As a script, `python -m tests.jobs FOLDER JOBS` runs in a folder the JSON list of jobs, each a number of processes and
-their arguments, one after the other, and writes JSON: of each its exit codes and what its first process printed.
+`python -m tests.helpers.train_jobs FOLDER JOBS` runs the jobs in a folder, one after the other. JOBS is a JSON list of
+jobs; a job is a number of processes and their arguments. It prints a JSON list: for each job, the exit codes and the
+output of the first process.
 """
 
 import json
@@ -13,21 +14,20 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.commands import QUIET, REPOSITORY
+from tests.helpers.train_command import QUIET, REPOSITORY, link_configs
 
 
 class Done(NamedTuple):
-    """A job's end."""
+    """A job that has ended."""
 
     codes: list[int]
     shown: str
 
 
 def run_jobs(folder: Path, jobs: list[tuple[int, list[str]]]) -> list[Done]:
-    """Run them in a process of their own."""
-    if not (folder / "configs").exists():
-        (folder / "configs").symlink_to(REPOSITORY / "configs")
-    command = [sys.executable, "-m", "tests.jobs", str(folder), json.dumps(jobs)]
+    """Run jobs in a new process."""
+    link_configs(folder)
+    command = [sys.executable, "-m", "tests.helpers.train_jobs", str(folder), json.dumps(jobs)]
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -35,7 +35,7 @@ def run_jobs(folder: Path, jobs: list[tuple[int, list[str]]]) -> list[Done]:
 
 
 def start(rank: int, world_size: int, port: int, arguments: list[str]) -> int:
-    """Fork a process that does as one that a launcher has started; its PID."""
+    """Fork a process that trains as if a launcher had started it, and return its PID."""
     import train
 
     if pid := os.fork():
@@ -59,18 +59,22 @@ def start(rank: int, world_size: int, port: int, arguments: list[str]) -> int:
         os._exit(code)
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 def run(world_size: int, arguments: list[str]) -> Done:
     """Run a job."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [start(rank, world_size, port, arguments) for rank in range(world_size)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in processes]
     return Done(codes, Path("rank_0.txt").read_text())
 
 
 if __name__ == "__main__":
-    import src.cli  # noqa: F401 (what the processes share)
+    import src.cli  # noqa: F401 (imported once, before the processes are forked)
 
     os.chdir(sys.argv[1])
     print(json.dumps([run(*job) for job in json.loads(sys.argv[2])]))

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.cli.predictions import gather_predictions
-from tests.commands import PLAIN, run_here
-from tests.jobs import Done, run_jobs
-from tests.ranks import Ranks
+from tests.helpers.ranks import Ranks
+from tests.helpers.train_command import PLAIN, run_here
+from tests.helpers.train_jobs import Done, run_jobs
 
 # 271 images to test: 136 and 135, or 91, 90 and 90, for each process; in batches of 45 the first has one batch more.
 # 229 to validate: 115 and 114, in batches of 38 the same.
