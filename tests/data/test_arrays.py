@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from src.data import ArrayData, BreastCancer, DataError, Digits, MovingDigits, Wine
-from src.data.moving_digits import DIRECTIONS, move
+from src.data.sources.moving_digits import DIRECTIONS, move
 from tests.errors import error_is
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.verify import MEND, require_digest
 from src.data.images import ImageData, ImageDataset
 from src.data.scaling import ScalingName
-from src.data.verify import MEND, require_digest
 
 # Of the decompressed files: packages such as Debian's compress them anew, which changes the .gz but no image.
 CONTENT_MD5 = {

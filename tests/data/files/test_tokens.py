@@ -11,9 +11,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from src.data import DataError, TextFiles, token_cache
-from src.data.text import TokenDataset, drop_tokens, pad
-from src.data.tokens import train_tokenizer, trained_encode
+from src.data import DataError, TextFiles
+from src.data.files import token_cache
+from src.data.files.tokenizer import train_tokenizer, trained_encode
+from src.data.texts import TokenDataset, drop_tokens, pad
 from tests.standins import make_text_file, sentences
 
 TEXTS = ["The cat sat on the mat", "the dog ate the cat's food", "a bird sang: the end"] * 5
@@ -111,7 +112,7 @@ def test_second_setup_neither_trains_nor_encodes(tmp_path: Path, monkeypatch: py
         raise AssertionError("the cache was not used")
 
     monkeypatch.setattr(token_cache, "train_tokenizer", refuse)
-    monkeypatch.setattr("src.data.text.trained_encode", lambda *arguments: refuse)
+    monkeypatch.setattr("src.data.texts.trained_encode", lambda *arguments: refuse)
     again = set_up(tmp_path)
     for split in ("train", "val", "test"):
         np.testing.assert_array_equal(first.datasets[split].ids, again.datasets[split].ids)

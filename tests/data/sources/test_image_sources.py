@@ -13,7 +13,8 @@ import pytest
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from src.data import CIFAR10, CIFAR100, DataError, Digits, FashionMNIST, fashion_mnist
+from src.data import CIFAR10, CIFAR100, DataError, Digits, FashionMNIST
+from src.data.sources import fashion_mnist
 from tests.standins import make_fashion_mnist, use_standins
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

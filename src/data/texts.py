@@ -11,9 +11,8 @@ from torch import Tensor
 from src.data.base import ClassificationData, require_at_least
 from src.data.dataset import BatchDataset
 from src.data.errors import DataError
-from src.data.split import split_off_missing
-from src.data.token_cache import cached_tokenizer, cached_tokens
-from src.data.tokens import (
+from src.data.files.token_cache import cached_tokenizer, cached_tokens
+from src.data.files.tokenizer import (
     SPECIAL_TOKENS,
     Encode,
     load_pretrained,
@@ -21,7 +20,8 @@ from src.data.tokens import (
     pretrained_identity,
     trained_encode,
 )
-from src.data.verify import digest
+from src.data.files.verify import digest
+from src.data.split import split_off_missing
 
 
 @dataclass(frozen=True)

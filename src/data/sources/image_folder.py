@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from src.data.folder_listing import list_classes, list_split, list_unlabelled
+from src.data.files.folder_listing import list_classes, list_split, list_unlabelled
+from src.data.files.pixel_cache import cached_pixels
 from src.data.images import ImageData, ImageDataset
-from src.data.pixel_cache import cached_pixels
 from src.data.scaling import ScalingName
 
 

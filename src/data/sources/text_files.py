@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from src.data.errors import DataError
-from src.data.rows import read_columns
-from src.data.text import TextData, Texts
+from src.data.files.rows import read_columns
+from src.data.texts import TextData, Texts
 
 
 def read_labelled(path: Path, text_column: str, label_column: str) -> tuple[list[str], list[str], list[int]]:
