@@ -157,13 +157,13 @@ class TextData(ClassificationData):
 
     @property
     def special_ids(self) -> Tensor:
-        """The ids of tokens that stand for no part of a text, such as [CLS]."""
+        """The ids of the special tokens, such as [PAD] and [CLS]."""
         if self._pretrained is None:
             return torch.arange(len(SPECIAL_TOKENS))
         return torch.tensor(self._pretrained.all_special_ids)
 
     def _encoder(self, train: Texts) -> tuple[Encode, str]:
-        """The function that makes ids of texts, and a text that identifies it: other ids, another text."""
+        """The function that makes ids of texts, and a string that changes whenever the ids would."""
         if self._pretrained is not None and self._pretrained_identity is not None:
             return pretrained_encode(self._pretrained, self.max_length), self._pretrained_identity
         tokenizer = cached_tokenizer(train.texts, self.vocab_size, self.root / "cache")

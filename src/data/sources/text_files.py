@@ -14,7 +14,7 @@ def read_labelled(path: Path, text_column: str, label_column: str) -> tuple[list
     """The texts, the class names and the line numbers of a file.
 
     Raises:
-        DataError: a row without a label, or what `read_columns` raises.
+        DataError: a row has no label; and what `read_columns` raises.
     """
     rows = read_columns(path, {"text_column": text_column, "label_column": label_column})
     for line_number, (_, name) in rows:
@@ -37,10 +37,10 @@ def read_unlabelled(path: Path, text_column: str) -> Texts:
 
 
 def read_splits(files: dict[str, Path], text_column: str, label_column: str) -> tuple[list[str], dict[str, Texts]]:
-    """The class names, those of "train" sorted, and the labelled texts of each split.
+    """The class names of "train", sorted, and the labelled texts of each split.
 
     Raises:
-        DataError: fewer than two classes, or a class that training lacks.
+        DataError: there are fewer than two classes, or "train" lacks a class of another split.
     """
     columns = {split: read_labelled(path, text_column, label_column) for split, path in files.items()}
     class_names = sorted(set(columns["train"][1]))
