@@ -170,7 +170,7 @@ def _check_class(name: str, bases: tuple[type, ...], given: Given, line: Command
         if option not in kinds:
             raise OptionError(unknown_name(f"option of {own.__name__}", option, kinds))
         _check(f"{name}.{option}", kinds[option], inside, line)
-    for option, parameter in inspect.signature(own).parameters.items():
+    for option, parameter in _parameters(own).items():
         if option in kinds and option not in given.parts and parameter.default is inspect.Parameter.empty:
             raise OptionError(f"{own.__name__} needs an option that is not given: --{name}.{option}")
 
@@ -201,10 +201,24 @@ def _class_of(named: Any) -> type:
 
 def arguments_of(named: Any) -> dict[str, Any]:
     """The arguments of a class, or of an instance's class, with their types."""
-    constructor = _class_of(named)
-    hints = get_type_hints(inspect.getattr_static(constructor, "__init__"))
-    parameters = inspect.signature(constructor).parameters.values()
-    return {p.name: hints.get(p.name, Any) for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return {name: parameter.annotation for name, parameter in _parameters(_class_of(named)).items()}
+
+
+def _parameters(constructor: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class; in the place of `**options`, those of its bases that it does not fix."""
+    found: dict[str, inspect.Parameter] = {}
+    for each in constructor.__mro__:
+        hints = get_type_hints(inspect.getattr_static(each, "__init__"))
+        parameters = inspect.signature(each).parameters.values()
+        for p in parameters:
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                found.setdefault(p.name, p.replace(annotation=hints.get(p.name, Any)))
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    if each is constructor:
+        return found
+    open_to_users = ArgumentParser().add_class_arguments(constructor, fail_untyped=False)
+    return {name: parameter for name, parameter in found.items() if name in open_to_users}
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

@@ -1,19 +1,21 @@
-"""Data: every dataset is a LightningDataModule that gives batches `(inputs, labels)`."""
+"""Data: each dataset is a LightningDataModule that gives batches `(inputs, labels)`."""
 
 from src.data.arrays import ArrayData, ArrayDataset
-from src.data.atomic import publish, scratch_folder
 from src.data.base import ClassificationData
-from src.data.cifar import CIFAR10, CIFAR100
-from src.data.digits import Digits
 from src.data.errors import DataError
-from src.data.fashion_mnist import FashionMNIST
-from src.data.image_folder import ImageFolder
+from src.data.files.atomic_write import publish, scratch_folder
 from src.data.images import ImageData
-from src.data.moving_digits import MovingDigits
-from src.data.news import Newsgroups20, Reuters8, Reuters52
-from src.data.tabular import BreastCancer, TabularData, Wine
-from src.data.text import TextData
-from src.data.text_files import TextFiles
+from src.data.sources.breast_cancer import BreastCancer
+from src.data.sources.cifar import CIFAR10, CIFAR100
+from src.data.sources.digits import Digits
+from src.data.sources.fashion_mnist import FashionMNIST
+from src.data.sources.image_folder import ImageFolder
+from src.data.sources.moving_digits import MovingDigits
+from src.data.sources.news import Newsgroups20, Reuters8, Reuters52
+from src.data.sources.text_files import TextFiles
+from src.data.sources.wine import Wine
+from src.data.tables import TabularData
+from src.data.texts import TextData
 
 DATASETS: dict[str, type[ImageData] | type[TextData] | type[ArrayData]] = {
     "Digits": Digits,

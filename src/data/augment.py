@@ -1,4 +1,4 @@
-"""Random changes of a whole batch of images, a different one for each sample.
+"""Random changes of a whole batch of images, different for each sample.
 
 Random numbers come from torch's global generator of the images' device.
 """
@@ -12,8 +12,8 @@ def augment(images: Tensor, crop_padding: int, flip: bool) -> Tensor:
     """Shift and mirror images: (N, C, H, W) -> (N, C, H, W).
 
     Args:
-        images: of any type; bytes move fastest.
-        crop_padding: shift each image by up to so many pixels along both axes; zeros move in. 0 for none.
+        images: of any type; bytes are the fastest.
+        crop_padding: shift each image by up to so many pixels along both axes and fill with zeros; 0 for none.
         flip: mirror an image left to right with probability 1/2.
     """
     if not crop_padding and not flip:
@@ -28,7 +28,7 @@ def augment(images: Tensor, crop_padding: int, flip: bool) -> Tensor:
     if flip:
         mirrored = torch.rand(num_samples, device=device) < 0.5
         columns = torch.where(mirrored[:, None], columns.flip(-1), columns)  # (N, W)
-    # One gather for both, with one index per pixel of a channel: a quarter of the time of an index per axis.
+    # One gather for both, with one index per pixel of a channel: it takes a quarter of the time of two indices.
     pixels = rows[..., :, None] * images.shape[-1] + columns[:, None, :]  # (N, H, W)
     pixels = pixels.flatten(1)[:, None].expand(-1, num_channels, -1)  # (N, C, HW)
     return images.flatten(2).gather(2, pixels).view(num_samples, num_channels, height, width)

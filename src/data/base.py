@@ -13,15 +13,16 @@ from torch.utils.data import DataLoader
 from src.data.dataset import BatchDataset
 from src.data.errors import DataError
 from src.data.sampler import BatchSampler
+from src.data.split import split_off_missing
 
 
 def as_is(batch: Any) -> Any:
-    """The dataset's batch; torch's default collation would turn the tuple into a list."""
+    """Return the batch unchanged: torch's default collation would turn its tuple into a list."""
     return batch
 
 
 def global_seed() -> int:
-    """What `seed_everything` was given, or 0."""
+    """The seed that `seed_everything` was given, or 0."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
@@ -33,7 +34,7 @@ def require_at_least(minimum: int, **values: int) -> None:
 
 
 def require_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Raise a DataError unless both splits and the training split get a part."""
+    """Raise a DataError unless `val_fraction` is above 0 and both fractions leave samples for training."""
     if not 0 < val_fraction < 1:
         raise DataError(
             f"val_fraction={val_fraction}: expected a number between 0 and 1, the share of the training samples "
@@ -49,35 +50,39 @@ def require_fractions(val_fraction: float, test_fraction: float) -> None:
 class ClassificationData(LightningDataModule):
     """Labelled samples in batches `(inputs, labels)`; `labels` is (B,) int64, -1 where unknown.
 
-    A subclass makes the datasets "train", "val", "test" and "predict" in `make_datasets`. Batches of the same
-    seed (`seed_everything`) and epoch are the same. In training each process sees the same number of batches;
-    in evaluation the processes see each sample once between them.
+    A kind of data (images, texts, arrays) makes the datasets of all splits in `make_datasets`; a source gives its
+    samples in `load`, and passes the options that it does not fix on to its kind as `**options`.
+
+    The same seed (`seed_everything`) and epoch give the same batches. In training each process gets the same number of
+    batches. In evaluation each sample is seen once, by one of the processes.
 
     Args:
         class_names: the classes in the order of their labels.
         batch_size: samples per batch and process.
         num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder where datasets and caches live.
-        split_seed: fixes which samples are split off for validation and test.
-        val_fraction: share of the training samples that is held out for validation.
-        test_fraction: share held out for the test, where the data has no test split of its own.
+        root: folder where datasets and caches live; not used by datasets that ship with scikit-learn.
+        split_seed: fixes which samples are split off for validation and, without a test split, for the test.
+        val_fraction: share of the training samples (of all, if the data have no splits) that is held out for
+            validation, if there is no validation split.
+        test_fraction: share of the training samples (of all, if the data have no splits) that is held out for the test,
+            if there is no test split.
     """
 
     kind: ClassVar[str | None] = None
     """What its inputs are, as a model's `reads` has it: images, texts, tables or volumes. None: anything."""
 
     bucketing = True
-    """Whether samples of similar length share a batch, where samples differ in it."""
+    """Whether samples of similar length share a batch, where samples differ in length."""
 
     def __init__(
         self,
         class_names: Sequence[str],
-        batch_size: int,
-        num_workers: int,
-        root: str,
-        split_seed: int,
-        val_fraction: float,
-        test_fraction: float = 0.0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        root: str = "data",
+        split_seed: int = 0,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
     ):
         super().__init__()
         require_at_least(1, batch_size=batch_size)
@@ -99,22 +104,31 @@ class ClassificationData(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self._class_names)
 
     @property
     def predict_names(self) -> list[str]:
-        """What to call each sample that is predicted: its number, or its file."""
+        """A name for each sample of "predict": its number, or its file."""
         return [str(index) for index in range(len(self.datasets["predict"]))]
 
+    def load(self) -> dict[str, Any]:
+        """The samples of "train" and, where the source has them, of "val", "test" and "predict"."""
+        raise NotImplementedError
+
+    def load_splits(self) -> dict[str, Any]:
+        """What `load` gives, with "val" and "test" split off "train" where the source lacks them."""
+        return split_off_missing(self.load(), self.val_fraction, self.test_fraction, self.split_seed)
+
     def make_datasets(self) -> Mapping[str, BatchDataset]:
-        """The datasets "train", "val", "test" and "predict"."""
+        """The datasets "train", "val" and "test", and "predict" where the source has one."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Load all splits, once: what is fitted on the training split serves every stage."""
+        """Load all splits, once for all stages. Without samples to predict, predict the test split."""
         if not self.datasets:
-            self.datasets = self.make_datasets()
+            datasets = self.make_datasets()
+            self.datasets = {"predict": datasets["test"], **datasets}
 
     def _loader(self, split: str) -> DataLoader[Any]:
         dataset = self.datasets[split]
@@ -125,13 +139,13 @@ class ClassificationData(LightningDataModule):
             len(dataset),
             self.batch_size,
             shuffle=training,
-            # Overfitting a few batches means the same few in each epoch.
+            # With overfit_batches each epoch has the same few batches.
             reshuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
             seed=global_seed(),
             drop_last=training,
             rank=shares["rank"],
             world_size=shares["num_replicas"],
-            # Predictions come in the order of the inputs.
+            # Predictions keep the order of the inputs.
             lengths=dataset.lengths if self.bucketing and split != "predict" else None,
         )
         return DataLoader(
@@ -145,7 +159,7 @@ class ClassificationData(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches of the training split, all full."""
+        """Shuffled batches of the training split, all of them full."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -157,18 +171,18 @@ class ClassificationData(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Each sample to predict once, in their order; rank r of N takes every N-th from the r-th on."""
+        """Each sample to predict once, in order; rank r of N takes the samples r, r + N, r + 2N, ..."""
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the meaning of the labels."""
+        """What a checkpoint keeps of the data: the classes that the labels stand for."""
         return {"class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the data with that of a checkpoint.
+        """Check that the data fit the checkpoint that `state_dict` comes from.
 
         Raises:
-            DataError: its labels mean other classes.
+            DataError: the checkpoint's labels stand for other classes.
         """
         if state_dict["class_names"] != self.class_names:
             raise DataError(
@@ -179,14 +193,14 @@ class ClassificationData(LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed torch's generators with (seed, epoch, batch, rank), just before a training batch is augmented.
 
-        So the randomness of a step, augmentation and dropout, does not depend on what was drawn before it: a run
-        that goes on from a checkpoint draws what it would have drawn, and every norm sees the same batches.
+        The randomness of a step (augmentation, dropout) then does not depend on earlier draws: a resumed run draws what
+        an uninterrupted one draws, and every norm sees the same batches.
         """
         trainer = self.trainer
         if trainer and trainer.training:
             step = (global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
             seed = int(np.random.SeedSequence(step).generate_state(1, np.uint64)[0])
-            # Not torch.manual_seed, which goes through all kinds of devices: 2 ms for those that are not there.
+            # Not torch.manual_seed: it visits all kinds of devices, and those that are absent cost 2 ms.
             torch.default_generator.manual_seed(seed)
             device = trainer.strategy.root_device
             if device.type != "cpu":

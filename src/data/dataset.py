@@ -1,4 +1,4 @@
-"""Datasets that are asked for a whole batch at once."""
+"""Datasets that give a whole batch at once."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 class BatchDataset(Dataset[tuple[Any, Tensor]]):
     """A dataset whose item is a batch: `dataset[[3, 1, 4]]` gives `(inputs, labels)` of three samples.
 
-    One indexing operation serves the batch, in place of one call and one copy per sample and a collate.
+    One indexing operation makes the batch, instead of a call and a copy per sample and a collate.
     """
 
     labels: np.ndarray  # (N,) int64, -1 where unknown
@@ -20,7 +20,7 @@ class BatchDataset(Dataset[tuple[Any, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, indices: list[int]) -> tuple[Any, Tensor]:
-        # Lightning's distributed sampler would shard the batches of ours once more, or hand out single samples.
+        # Lightning's distributed sampler would split the batches among processes once more, or give single samples.
         if not isinstance(indices, list):
             raise TypeError(
                 f"Got the index {indices!r}, expected a list of indices from src.data.sampler.BatchSampler. "

@@ -12,13 +12,12 @@ from src.data.base import ClassificationData, require_at_least
 from src.data.dataset import BatchDataset
 from src.data.errors import DataError
 from src.data.scaling import ScalingName, fit_scaling, value_counts
-from src.data.split import split_off_missing
 
 
 class ImageDataset(BatchDataset):
     """Some rows of an array of images.
 
-    Splits share the array, which may be a memory-mapped file, and differ in their rows.
+    Splits share the array, which may be a memory-mapped file, and have rows of their own.
 
     Args:
         pixels: (M, C, H, W) uint8.
@@ -45,7 +44,8 @@ class ImageData(ClassificationData):
     """Square images in batches: float32 (N, C, H, W) and labels (N,).
 
     Images move to the device as bytes. There, in training only, a batch is augmented, each sample in its own
-    way, and always scaled by statistics of the training split. A subclass gives its images in `load`.
+    way, and always scaled by statistics of the training split. A source gives an `ImageDataset` for each split in
+    `load`.
 
     Args:
         class_names: the classes in the order of their labels.
@@ -54,12 +54,6 @@ class ImageData(ClassificationData):
         scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
         crop_padding: in training, shift each image by up to so many pixels; 0 for none.
         flip: in training, mirror half of the images left to right.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process.
-        root: folder where datasets and caches live.
-        split_seed: fixes which samples are split off for validation and test.
-        val_fraction: share of the training samples that is held out for validation.
-        test_fraction: share held out for the test, where the data has no test split of its own.
         covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """
 
@@ -70,20 +64,13 @@ class ImageData(ClassificationData):
         class_names: Sequence[str],
         in_channels: int,
         image_size: int,
-        scaling: ScalingName,
-        crop_padding: int,
-        flip: bool,
-        batch_size: int,
-        num_workers: int,
-        root: str,
-        split_seed: int,
-        val_fraction: float,
-        test_fraction: float = 0.0,
+        scaling: ScalingName = "standardize",
+        crop_padding: int = 4,
+        flip: bool = True,
         covariate_shift: float = 0.0,
+        **options: Any,
     ):
-        super().__init__(
-            class_names, batch_size, num_workers, root, split_seed, val_fraction, test_fraction=test_fraction
-        )
+        super().__init__(class_names=class_names, **options)
         require_at_least(1, image_size=image_size)
         require_at_least(0, crop_padding=crop_padding)
         if not -1 <= covariate_shift <= 1:
@@ -100,23 +87,18 @@ class ImageData(ClassificationData):
 
     @property
     def in_features(self) -> int:
-        """Numbers in an image."""
+        """The number of values in an image."""
         return self.in_channels * self.image_size**2
 
-    def load(self) -> dict[str, ImageDataset]:
-        """The dataset "train" and, where the source has them, "val", "test" and "predict"."""
-        raise NotImplementedError
-
     def make_datasets(self) -> dict[str, ImageDataset]:
-        """All splits, with the scaling fitted on the training split."""
-        datasets = split_off_missing(self.load(), self.val_fraction, self.test_fraction, self.split_seed)
-        datasets.setdefault("predict", datasets["test"])
+        """All splits; the scaling is fitted on the training split."""
+        datasets = self.load_splits()
         train = datasets["train"]
         self._fitted_scaling = fit_scaling(self.scaling, value_counts(train.pixels, train.rows))
         return datasets
 
     def shift(self, images: Tensor) -> Tensor:
-        """A batch as evaluation gets it before it is scaled: brightened by `covariate_shift`, 0..255."""
+        """Brighten a batch by `covariate_shift` for evaluation, before it is scaled: 0..255 -> 0..255."""
         if not self.covariate_shift:
             return images
         return (images.float() + 255 * self.covariate_shift).clamp_(0, 255)
@@ -131,6 +113,6 @@ class ImageData(ClassificationData):
         self._fitted_scaling = self._fitted_scaling.to(images.device)
         images = self._fitted_scaling(images)
         if self.trainer:
-            # Lightning converts inputs to the run's precision (bf16-true) before they move, while still bytes.
+            # Lightning converts floats to the run's precision (bf16-true) before a batch moves, when images are bytes.
             images = self.trainer.precision_plugin.convert_input(images)
         return images, labels

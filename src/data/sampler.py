@@ -1,4 +1,4 @@
-"""Which samples form a batch: the order, the buckets by length and each rank's share."""
+"""The sampler: the order of the samples, buckets by length, and each rank's share."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from torch.utils.data import SequentialSampler
 
 from src.data.errors import DataError
 
-# Within a pool batches are made of samples of similar length; the larger the pool, the less padding
-# and the less chance in who meets whom.
+# Batches of samples of similar length are made within a pool of so many batches. A larger pool means less padding, and
+# less randomness in which samples share a batch.
 POOL_BATCHES = 50
 
 
@@ -26,28 +26,27 @@ def bucketed(order: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.ra
     return np.concatenate([rng.permutation(full).ravel(), by_length[num_full * batch_size :]])
 
 
-# Lightning replaces any sampler that is not a SequentialSampler when `overfit_batches` is set, and its own
-# would hand out single samples. The base class says: leave this one alone.
+# A SequentialSampler because with `overfit_batches` Lightning replaces any other sampler by its own, which gives
+# single samples.
 class BatchSampler(SequentialSampler):
     """Batches of sample indices, the same ones for the same seed and epoch.
 
-    Batch k over all ranks is one run of `batch_size * world_size` samples in the epoch's order and each rank
-    takes every world_size-th sample of it, so that N ranks with batches of B see what one process sees with
-    batches of N * B.
+    Batch k over all ranks is one run of `batch_size * world_size` samples in the epoch's order. Each rank takes every
+    world_size-th sample of it, so N ranks with batches of B see what one process sees with batches of N * B.
 
-    - `drop_last=True` (training): every rank gets the same number of full batches. If there are fewer samples
-      than one batch over all ranks, the batch shrinks so that there is one.
-    - `drop_last=False` (evaluation): every sample comes exactly once over all ranks; the last batch of a
-      rank may be smaller, and a rank may have one batch less than another.
+    - `drop_last=True` (training): each rank gets the same number of full batches. If there are fewer samples than one
+      batch over all ranks takes, the batch size shrinks so that there is one batch.
+    - `drop_last=False` (evaluation): each sample comes exactly once over all ranks. The last batch of a rank may be
+      smaller, and a rank may have one batch less than another.
 
     Args:
         num_samples: size of the dataset.
         batch_size: samples per batch and rank.
-        shuffle: a random order, else the order of the dataset (or of the lengths).
-        reshuffle: a different random order in each epoch, else epoch 0's in all of them.
-        seed: with the epoch, fixes the order.
+        shuffle: take a random order, else the order of the dataset (or of the lengths).
+        reshuffle: take a different random order in each epoch, else that of epoch 0 in all epochs.
+        seed: fixes the order, together with the epoch.
         drop_last: leave out what does not fill a batch on every rank.
-        rank: which share this process takes.
+        rank: the number of the share that this process takes.
         world_size: the number of shares.
         lengths: (N,) tokens per sample. If given, samples of similar length share a batch.
 
@@ -69,7 +68,7 @@ class BatchSampler(SequentialSampler):
     ):
         super().__init__(range(num_samples))
         if num_samples < world_size:
-            # In evaluation, too: Lightning has a rank without batches leave out the epoch's end, where the others wait.
+            # In evaluation too: on a rank without batches Lightning skips the epoch's end, where the other ranks wait.
             raise DataError(
                 f"The {'training' if drop_last else 'evaluation'} split has {num_samples} samples for {world_size} "
                 "processes: expected at least one for each. Take fewer devices or more data."
@@ -86,7 +85,7 @@ class BatchSampler(SequentialSampler):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; Lightning calls it at the start of each epoch."""
+        """Choose the order of an epoch; Lightning calls this at the start of each epoch."""
         self.epoch = epoch
 
     def _order(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From bytes, or numbers in units of their own, to those that a model sees, by statistics of the training split."""
+"""Scaling of images and arrays for a model, by statistics of the training split."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +9,14 @@ from torch import Tensor
 
 ScalingName = Literal["standardize", "minmax", "none"]
 
-# Images counted at a time: bounds the memory, also when the pixels lie in a memory-mapped file.
+# Images counted at a time; it bounds the memory, since the pixels may lie in a memory-mapped file.
 CHUNK = 4096
 
 
 def value_counts(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """How often each byte comes in each channel of the given rows: (N, C, H, W) -> (C, 256).
+    """How often each byte occurs in each channel of the given rows: (N, C, H, W) -> (C, 256).
 
-    All statistics follow from the counts, exactly and whatever the number of images.
+    All statistics follow exactly from the counts, for any number of images.
     """
     num_channels = pixels.shape[1]
     counts = np.zeros((num_channels, 256), dtype=np.int64)
@@ -29,57 +29,56 @@ def value_counts(pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scaling:
-    """`(images - shift) / scale`, with one number per channel."""
+    """`(inputs - shift) / scale`, with one number for each channel or column, or one for all of them."""
 
-    shift: Tensor  # (1, C, 1, 1); as many ones as a sample has dimensions
-    scale: Tensor  # as shift
+    shift: Tensor  # broadcasts to (N, C, *)
+    scale: Tensor  # broadcasts to (N, C, *)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    @classmethod
+    def of(cls, shift: Tensor, scale: Tensor) -> "Scaling":
+        """As float32; a scale of 0, the spread of a constant channel, becomes 1: dividing by 0 would give NaN."""
+        return cls(shift.float(), torch.where(scale == 0, 1.0, scale).float())
+
+    def __call__(self, inputs: Tensor) -> Tensor:
         """To float32: (N, C, *) -> (N, C, *)."""
-        # In place, on the copy that the conversion makes: a third of the time of two more tensors.
-        return images.to(torch.float32, copy=True).sub_(self.shift).div_(self.scale)
+        # In place on the copy that the conversion makes: a third of the time that two more tensors take.
+        return inputs.to(torch.float32, copy=True).sub_(self.shift).div_(self.scale)
 
     def to(self, device: torch.device) -> "Scaling":
         """The same scaling with its numbers on `device`."""
         return Scaling(self.shift.to(device), self.scale.to(device))
 
 
+IDENTITY = Scaling(torch.zeros(1), torch.ones(1))
+
+
 def fit_scaling(name: ScalingName, counts: np.ndarray) -> Scaling:
-    """Choose the shift and the scale from the training split's `value_counts`, (C, 256).
+    """The scaling of images, from the training split's `value_counts`, (C, 256).
 
     - "standardize": mean 0 and standard deviation 1 in each channel.
     - "minmax": the smallest byte of all channels to 0, the largest to 1.
     - "none": 0 to 255 as they are.
-
-    A channel with a single value gets the scale 1: dividing by its zero spread would give NaN.
     """
-    num_channels = len(counts)
+    if name == "none":
+        return IDENTITY
     values = np.arange(256)
     if name == "standardize":
         share = counts / counts.sum(axis=1, keepdims=True)
         shift = share @ values  # (C,)
         scale = np.sqrt((share * (values - shift[:, None]) ** 2).sum(axis=1))  # (C,)
-    elif name == "minmax":
-        present = np.flatnonzero(counts.sum(axis=0))
-        shift = np.full(num_channels, float(present[0]))
-        scale = np.full(num_channels, float(present[-1] - present[0]))
     else:
-        shift, scale = np.zeros(num_channels), np.ones(num_channels)
-    scale = np.where(scale == 0, 1.0, scale)
-    as_map = [torch.tensor(numbers, dtype=torch.float32).reshape(1, num_channels, 1, 1) for numbers in (shift, scale)]
-    return Scaling(*as_map)
+        present = np.flatnonzero(counts.sum(axis=0))
+        shift, scale = present[:1], present[-1:] - present[:1]  # (1,)
+    return Scaling.of(*(torch.from_numpy(numbers).reshape(1, -1, 1, 1) for numbers in (shift, scale)))
 
 
 def fit_to_values(name: ScalingName, values: Tensor) -> Scaling:
-    """As `fit_scaling`, from numbers of any size, (N, C, *); "minmax" takes each of the C to 0..1 for itself."""
+    """As `fit_scaling`, from numbers of any size, (N, C, *); "minmax" takes each of the C to 0..1 on its own."""
+    if name == "none":
+        return IDENTITY
     dims = [dim for dim in range(values.ndim) if dim != 1]
     if name == "standardize":
-        variance, shift = torch.var_mean(values.double(), dims, correction=0, keepdim=True)
-        scale = variance.sqrt()
-    elif name == "minmax":
-        shift = values.amin(dims, keepdim=True)
-        scale = values.amax(dims, keepdim=True) - shift
-    else:
-        shift = torch.zeros([values.shape[1] if dim == 1 else 1 for dim in range(values.ndim)])
-        scale = torch.ones_like(shift)
-    return Scaling(shift.float(), torch.where(scale == 0, 1.0, scale).float())
+        variance, mean = torch.var_mean(values.double(), dims, correction=0, keepdim=True)
+        return Scaling.of(mean, variance.sqrt())
+    low, high = values.amin(dims, keepdim=True), values.amax(dims, keepdim=True)
+    return Scaling.of(low, high - low)

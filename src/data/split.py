@@ -1,4 +1,4 @@
-"""Splitting off validation and test samples so that every class keeps its share."""
+"""Splitting off validation and test samples, stratified by class."""
 
 from typing import Protocol, Self, TypeVar
 
@@ -8,10 +8,10 @@ from src.data.errors import DataError
 
 
 def held_out_counts(class_counts: np.ndarray, fraction: float) -> np.ndarray:
-    """How many samples of each class to hold out: (num_classes,) -> (num_classes,).
+    """The number of samples of each class to hold out: (num_classes,) -> (num_classes,).
 
-    Largest remainder: the total is `fraction` of all samples as nearly as whole samples allow. Each class
-    keeps at least one sample, so that a class with a single sample is never held out.
+    Largest remainder: the total is as near to `fraction` of all samples as whole samples allow. Each class keeps at
+    least one sample, so a class with a single sample is never held out; scikit-learn's stratified splits refuse it.
     """
     quota = class_counts * fraction
     counts = np.minimum(np.floor(quota).astype(np.int64), np.maximum(class_counts - 1, 0))
@@ -49,7 +49,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int, name: str) 
 
 
 class Splittable(Protocol):
-    """Samples with labels, of which some can be taken."""
+    """Samples with labels, of which rows can be taken."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -65,9 +65,9 @@ Samples = TypeVar("Samples", bound=Splittable)
 def split_off_missing(
     splits: dict[str, Samples], val_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, Samples]:
-    """Complete `splits`, which holds "train", by "test" and "val" taken from it, stratified by class.
+    """Split "test" and "val" off "train" where `splits` lacks them, stratified by class.
 
-    Both fractions are of the samples that "train" holds at the start.
+    Both fractions are shares of the samples that "train" has at the start.
     """
     splits = dict(splits)
     if "test" not in splits:

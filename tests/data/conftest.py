@@ -1,13 +1,16 @@
-"""Stand-ins for all datasets."""
+"""Fixtures: datasets on stand-in files, and a network that fails."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
+from torchvision import datasets
 
-from src.data import DATASETS, ArrayData, ImageData, TextData
-from tests.helpers.standin_data import use_standins
+from src.data import DATASETS, ArrayData, ImageData, TextData, TextFiles
+from tests.helpers.standin_data import make_text_file, use_standins
 
 
 @pytest.fixture
@@ -22,3 +25,30 @@ def make_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         return data
 
     return make
+
+
+@pytest.fixture
+def set_up_texts(tmp_path: Path) -> Callable[..., TextFiles]:
+    """`set_up_texts(vocab_size=64)`: a stand-in file of texts below `tmp_path`, set up."""
+
+    def set_up(**changes: Any) -> TextFiles:
+        train = str(make_text_file(tmp_path / "train.csv"))
+        data = TextFiles(**({"train": train, "root": str(tmp_path), "vocab_size": 256} | changes))
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    return set_up
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads leave half a file behind and fail."""
+
+    def fail(url: str, download_root: str, **options: Any) -> None:
+        os.makedirs(download_root, exist_ok=True)
+        Path(download_root, "half").write_text("written")
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(datasets.cifar, "download_and_extract_archive", fail)
+    monkeypatch.setattr(datasets.mnist, "download_and_extract_archive", fail)

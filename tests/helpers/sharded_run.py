@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
 from src.cli.layer_sync import SyncNorms
-from src.data.digits import Digits
+from src.data.sources.digits import Digits
 from src.models import ImageClassifier, Recipe
 from src.norms import NORMS
 

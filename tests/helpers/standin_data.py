@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from src.data import fashion_mnist, news, wheel
+from src.data.files import news_wheel
+from src.data.sources import fashion_mnist, news
 
 
 def colored_images(labels: np.ndarray, num_classes: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -143,7 +144,7 @@ def use_standins(monkeypatch: pytest.MonkeyPatch, root: Path) -> dict[str, dict[
         for attribute in ("train_list", "test_list"):
             accepted = [[name, hashes[name]] for name, _ in getattr(source, attribute)]
             monkeypatch.setattr(source, attribute, accepted)
-    monkeypatch.setattr(wheel, "TAB_SHA256", make_text_tabs(root))
+    monkeypatch.setattr(news_wheel, "TAB_SHA256", make_text_tabs(root))
     arguments: dict[str, dict[str, Any]] = {
         "Digits": {},
         "FashionMNIST": {},

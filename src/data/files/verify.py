@@ -1,4 +1,4 @@
-"""Reading a file only if it is, byte for byte, the file that was meant."""
+"""Verification by hash: a file is read only if it is, byte for byte, the original one."""
 
 import hashlib
 from pathlib import Path
@@ -9,12 +9,12 @@ MEND = "Delete the file and run again to fetch it anew, or put the original file
 
 
 def digest(content: bytes, algorithm: str) -> str:
-    """Hex digest of `content` by "md5" or "sha256", as an identity and not for security."""
+    """Hex digest of `content` by "md5" or "sha256", to identify it and not for security."""
     return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
 
 
 def require_digest(content: bytes, path: Path, algorithm: str, expected: str) -> None:
-    """Raise a DataError that names `path`, where `content` comes from, unless its digest is `expected`."""
+    """Raise a DataError that names `path`, the file of `content`, unless the digest of `content` is `expected`."""
     found = digest(content, algorithm)
     if found != expected:
         raise DataError(

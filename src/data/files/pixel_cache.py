@@ -1,4 +1,4 @@
-"""Decoding images once: their pixels go to one file, which every later run maps into memory."""
+"""The pixel cache: images are decoded once, into one file that later runs map into memory."""
 
 import hashlib
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
-from src.data.folder_listing import Listing
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.folder_listing import Listing
 
 
 def decode(path: Path, image_size: int) -> np.ndarray:
-    """One image as RGB bytes, its shorter side resized and its center cropped: (3, S, S).
+    """Decode an image to RGB bytes, with its shorter side resized to S and its center cropped: (3, S, S).
 
     Raises:
         DataError: the file cannot be read as an image.
@@ -22,7 +22,7 @@ def decode(path: Path, image_size: int) -> np.ndarray:
     try:
         with Image.open(path) as file:
             upright = ImageOps.exif_transpose(file)
-            # A palette with transparency converts to RGB only by way of RGBA.
+            # Pillow warns of a palette with transparency unless it is converted to RGBA first.
             if upright.mode == "P":
                 upright = upright.convert("RGBA")
             fitted = ImageOps.fit(upright.convert("RGB"), (image_size, image_size), Image.Resampling.BILINEAR)
@@ -32,7 +32,7 @@ def decode(path: Path, image_size: int) -> np.ndarray:
 
 
 def cache_key(listing: Listing, image_size: int) -> str:
-    """A name for the pixels that changes with any file's name, size or time of change."""
+    """A hash that changes when any file's name, size or time of change does."""
     identity = hashlib.sha256(f"{image_size}\n".encode())
     for path in listing.files:
         stat = path.stat()
@@ -42,7 +42,7 @@ def cache_key(listing: Listing, image_size: int) -> str:
 
 
 def cached_pixels(listing: Listing, image_size: int, cache: Path) -> np.ndarray:
-    """The pixels of a listing's images, memory-mapped: (N, 3, S, S) uint8. Decodes them if no run has yet."""
+    """The pixels of a listing's images, memory-mapped: (N, 3, S, S) uint8. Decodes them unless they are in `cache`."""
     destination = cache / f"images-{cache_key(listing, image_size)}.npy"
     if not destination.exists():
         with scratch_folder(cache) as scratch:

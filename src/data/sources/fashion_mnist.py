@@ -4,31 +4,31 @@ import gzip
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torchvision import datasets
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.verify import MEND, require_digest
 from src.data.images import ImageData, ImageDataset
-from src.data.scaling import ScalingName
-from src.data.verify import MEND, require_digest
 
-# Of the decompressed files: packages such as Debian's compress them anew, which changes the .gz but no image.
+# The md5 of each decompressed file: packages such as Debian's compress the files anew, which changes the .gz alone.
 CONTENT_MD5 = {
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",
     "t10k-images-idx3-ubyte.gz": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte.gz": "15d484375f8d13e6eb1aabb0c3f46965",
 }
-# The folder that torchvision downloads to, inside root.
+# Where torchvision puts its download, below root.
 TORCHVISION_FOLDER = Path("FashionMNIST", "raw")
-# Debian's package and most mirrors keep the four files together, at the top or under this name.
+# Debian's package and most mirrors keep the four files in one folder: the top one, or one of this name.
 FOLDERS = (Path("."), Path("fashion-mnist"), TORCHVISION_FOLDER)
 
 
 def find_folder(root: Path) -> Path | None:
-    """The first folder below `root` that holds all four files, if any does."""
+    """The first of FOLDERS below `root` that holds all four files, or None."""
     for folder in FOLDERS:
         if all((root / folder / name).is_file() for name in CONTENT_MD5):
             return root / folder
@@ -36,7 +36,7 @@ def find_folder(root: Path) -> Path | None:
 
 
 def download(root: Path) -> None:
-    """Fetch the four files into torchvision's folder below `root`; none of them appears half-written."""
+    """Download the four files to torchvision's folder below `root`, where each appears only when it is complete."""
     with scratch_folder(root) as scratch:
         try:
             datasets.FashionMNIST(str(scratch), download=True)
@@ -56,8 +56,10 @@ def download(root: Path) -> None:
 def read_idx(folder: Path, name: str) -> np.ndarray:
     """One original file as an array: (N, 28, 28) or (N,), uint8.
 
+    Not by torchvision's reader, which takes decompressed files alone: nothing is written where the files are found.
+
     Raises:
-        DataError: its content is not the original one.
+        DataError: the content is not that of the original file.
     """
     path = folder / name
     try:
@@ -74,51 +76,30 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
 class FashionMNIST(ImageData):
     """70,000 photographs of clothing in 10 classes, gray, 28x28: 60,000 to train and 10,000 to test.
 
-    The four original files are looked for in `root`, `root/fashion-mnist` and `root/FashionMNIST/raw`, and
-    else downloaded to the last. Nothing is written where they are found. Xiao et al., 2017
+    The four original files are looked for in `root`, `root/fashion-mnist` and `root/FashionMNIST/raw`. If none of these
+    has them, they are downloaded to the last. Nothing is written where they are found. Xiao et al., 2017
     (https://arxiv.org/abs/1708.07747).
 
     Args:
-        scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
-        flip: in training, mirror half of the images left to right.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
         root: folder that holds the files; with Debian's package, /usr/share/datasets/fashion-mnist.
-        split_seed: fixes which training samples are held out for validation.
+        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
         val_fraction: share of the training samples that is held out for validation; 1/12 is 5,000.
-        covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """
 
-    def __init__(
-        self,
-        scaling: ScalingName = "standardize",
-        crop_padding: int = 2,
-        flip: bool = True,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 1 / 12,
-        covariate_shift: float = 0.0,
-    ):
+    def __init__(self, root: str = "data", crop_padding: int = 2, val_fraction: float = 1 / 12, **options: Any):
         super().__init__(
             class_names=datasets.FashionMNIST.classes,
             in_channels=1,
             image_size=28,
-            scaling=scaling,
-            crop_padding=crop_padding,
-            flip=flip,
-            batch_size=batch_size,
-            num_workers=num_workers,
             root=root,
-            split_seed=split_seed,
+            crop_padding=crop_padding,
             val_fraction=val_fraction,
-            covariate_shift=covariate_shift,
+            test_fraction=0.0,  # the test split is official
+            **options,
         )
 
     def prepare_data(self) -> None:
-        """Download the files unless they are there."""
+        """Download the files, unless they are there."""
         if find_folder(self.root) is None:
             download(self.root)
 

@@ -4,16 +4,15 @@ import pickle
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torchvision import datasets
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.verify import read_verified
 from src.data.images import ImageData, ImageDataset
-from src.data.scaling import ScalingName
-from src.data.verify import read_verified
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100_CLASSES = """
@@ -28,7 +27,7 @@ CIFAR100_CLASSES = """
 
 
 def download(source: type[datasets.CIFAR10], root: Path) -> None:
-    """Fetch and unpack the archive to `root`; the folder appears there only when it is complete."""
+    """Download the archive and unpack it in `root`, where its folder appears only when it is complete."""
     with scratch_folder(root) as scratch:
         try:
             source(str(scratch), download=True)
@@ -42,7 +41,13 @@ def download(source: type[datasets.CIFAR10], root: Path) -> None:
 
 
 def read_batches(folder: Path, files: Sequence[Sequence[str]]) -> ImageDataset:
-    """The images and labels of some of the archive's files."""
+    """The images and labels of some of the archive's files.
+
+    Not by torchvision's reader: it says only "not found or corrupted", and hashes all files for each split.
+
+    Raises:
+        DataError: a file is missing, or its content is not that of the original file.
+    """
     pixels, labels = [], []
     for name, md5 in files:
         if not (folder / name).is_file():
@@ -52,7 +57,7 @@ def read_batches(folder: Path, files: Sequence[Sequence[str]]) -> ImageDataset:
             )
         content = read_verified(folder / name, "md5", md5)
         with warnings.catch_warnings():
-            # The files hold a dtype's flags as integers, of which numpy 2.4.0 warns (pytorch/vision issue 9340).
+            # The files hold a dtype's flags as integers; numpy 2.4.0 warns of that (pytorch/vision issue 9340).
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             batch = pickle.loads(content, encoding="latin1")
         pixels.append(batch["data"])
@@ -61,49 +66,31 @@ def read_batches(folder: Path, files: Sequence[Sequence[str]]) -> ImageDataset:
 
 
 class CIFAR(ImageData):
-    """What CIFAR-10 and CIFAR-100 share: the format and the 50,000 + 10,000 images of 32x32.
-
-    Args:
-        scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
-        flip: in training, mirror half of the images left to right.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder that holds cifar-10-batches-py or cifar-100-python.
-        split_seed: fixes which training samples are held out for validation.
-        val_fraction: share of the training samples that is held out for validation.
-    """
+    """What CIFAR-10 and CIFAR-100 share: the format and the 50,000 + 10,000 images of 32x32."""
 
     source: ClassVar[type[datasets.CIFAR10]]
     names: ClassVar[Sequence[str]]
 
-    def __init__(
-        self,
-        scaling: ScalingName = "standardize",
-        crop_padding: int = 4,
-        flip: bool = True,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-    ):
+    def __init__(self, root: str = "data", val_fraction: float = 0.1, **options: Any):
+        """Documented here, not in the class: for CIFAR10 jsonargparse 4.50 does not look at its base's docstring.
+
+        Args:
+            root: folder that holds cifar-10-batches-py or cifar-100-python.
+            val_fraction: share of the training samples that is held out for validation.
+        """
         super().__init__(
             class_names=self.names,
             in_channels=3,
             image_size=32,
-            scaling=scaling,
-            crop_padding=crop_padding,
-            flip=flip,
-            batch_size=batch_size,
-            num_workers=num_workers,
+            covariate_shift=0.0,  # an option of the gray images
             root=root,
-            split_seed=split_seed,
             val_fraction=val_fraction,
+            test_fraction=0.0,  # the test split is official
+            **options,
         )
 
     def prepare_data(self) -> None:
-        """Download the archive unless its folder is there."""
+        """Download the archive, unless its folder is there."""
         if not (self.root / self.source.base_folder).is_dir():
             download(self.source, self.root)
 
@@ -119,7 +106,7 @@ class CIFAR(ImageData):
 class CIFAR10(CIFAR):
     """60,000 photographs in 10 classes, RGB, 32x32: 50,000 to train and 10,000 to test.
 
-    Looked for in `root/cifar-10-batches-py`, else downloaded. Krizhevsky, 2009
+    Looked for in `root/cifar-10-batches-py`; downloaded if it is not there. Krizhevsky, 2009
     (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
     """
 
@@ -130,7 +117,7 @@ class CIFAR10(CIFAR):
 class CIFAR100(CIFAR):
     """60,000 photographs in 100 classes, RGB, 32x32: 50,000 to train and 10,000 to test.
 
-    Looked for in `root/cifar-100-python`, else downloaded. The labels are the fine ones. Krizhevsky, 2009
+    Looked for in `root/cifar-100-python`; downloaded if it is not there. The labels are the fine ones. Krizhevsky, 2009
     (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
     """
 

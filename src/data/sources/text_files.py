@@ -1,19 +1,20 @@
 """The user's own texts, in CSV, TSV or JSONL files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.data.errors import DataError
-from src.data.rows import read_columns
-from src.data.text import TextData, Texts
+from src.data.files.rows import read_columns
+from src.data.texts import TextData, Texts
 
 
 def read_labelled(path: Path, text_column: str, label_column: str) -> tuple[list[str], list[str], list[int]]:
     """The texts, the class names and the line numbers of a file.
 
     Raises:
-        DataError: a row without a label, or what `read_columns` raises.
+        DataError: a row has no label; and what `read_columns` raises.
     """
     rows = read_columns(path, {"text_column": text_column, "label_column": label_column})
     for line_number, (_, name) in rows:
@@ -36,10 +37,10 @@ def read_unlabelled(path: Path, text_column: str) -> Texts:
 
 
 def read_splits(files: dict[str, Path], text_column: str, label_column: str) -> tuple[list[str], dict[str, Texts]]:
-    """The class names, those of "train" sorted, and the labelled texts of each split.
+    """The class names of "train", sorted, and the labelled texts of each split.
 
     Raises:
-        DataError: fewer than two classes, or a class that training lacks.
+        DataError: there are fewer than two classes, or "train" lacks a class of another split.
     """
     columns = {split: read_labelled(path, text_column, label_column) for split, path in files.items()}
     class_names = sorted(set(columns["train"][1]))
@@ -71,21 +72,9 @@ class TextFiles(TextData):
         train: the training file.
         val: the validation file; split off the training file if not given.
         test: the test file; split off the training file if not given.
-        predict_file: a file of texts to predict, without labels; the test split if not given.
+        predict_file: a file of texts to predict, without labels; the test split is predicted if it is not given.
         text_column: name of the column of texts.
         label_column: name of the column of labels.
-        vocab_size: entries of the tokenizer that is trained on the training split.
-        max_length: tokens of a text that are kept, [CLS] and [SEP] included.
-        token_dropout: in training, the share of a text's tokens that is left out, others in each epoch.
-        bucketing: have texts of similar length share a batch; without it there is more padding.
-        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null
-            trains one.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: folder where the cache lives.
-        split_seed: fixes which samples are split off for validation and test.
-        val_fraction: share of the training file that is held out for validation, if `val` is not given.
-        test_fraction: share of the training file that is held out for the test, if `test` is not given.
 
     Raises:
         DataError: a file is missing, empty or malformed, a column is missing, a label is empty, there are fewer
@@ -100,37 +89,14 @@ class TextFiles(TextData):
         predict_file: str | None = None,
         text_column: str = "text",
         label_column: str = "label",
-        vocab_size: int = 8192,
-        max_length: int = 256,
-        token_dropout: float = 0.0,
-        bucketing: bool = True,
-        tokenizer: str | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
+        **options: Any,
     ):
         given = {"train": train, "val": val, "test": test}
         files = {split: Path(path) for split, path in given.items() if path is not None}
         class_names, self._splits = read_splits(files, text_column, label_column)
         if predict_file is not None:
             self._splits["predict"] = read_unlabelled(Path(predict_file), text_column)
-        super().__init__(
-            class_names=class_names,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            token_dropout=token_dropout,
-            bucketing=bucketing,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-        )
+        super().__init__(class_names=class_names, **options)
 
     def load(self) -> dict[str, Texts]:
         """The splits that have a file."""

@@ -1,4 +1,4 @@
-"""Tokenizing once: the trained tokenizer and the ids go to files named after what they were made from."""
+"""The token cache: tokenizers and token ids in files that are named by a hash of what they are made of."""
 
 import hashlib
 import os
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from src.data.atomic import publish, scratch_folder
-from src.data.tokens import Encode, train_tokenizer
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.tokenizer import Encode, train_tokenizer
 
-# Texts encoded at a time: enough to keep all cores busy, few enough to bound the memory.
+# Texts encoded at a time: enough to keep all cores busy, and few enough to bound the memory.
 CHUNK = 2048
 
 
@@ -20,13 +20,13 @@ def identity(settings: str, texts: Sequence[str]) -> str:
     result = hashlib.sha256(settings.encode())
     for text in texts:
         content = text.encode()
-        # With its length before it no text can run into the next.
+        # The length first, so that moving a word from one text to the next changes the hash.
         result.update(len(content).to_bytes(8, "big") + content)
     return result.hexdigest()[:16]
 
 
 def cached_tokenizer(texts: Sequence[str], vocab_size: int, cache: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of `train_tokenizer`; trains it if no run has yet."""
+    """The tokenizer of `train_tokenizer`; trains it unless it is in `cache`."""
     destination = cache / f"tokenizer-{identity(f'bpe {vocab_size}', texts)}.json"
     if not destination.exists():
         with scratch_folder(cache) as scratch:
@@ -36,17 +36,17 @@ def cached_tokenizer(texts: Sequence[str], vocab_size: int, cache: Path) -> toke
 
 
 def cached_tokens(texts: Sequence[str], encode: Encode, settings: str, cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All ids in one row, (T,) int32, and where each text begins in it, (N + 1,) int64; memory-mapped.
+    """The ids of all texts in one array, (T,) int32, memory-mapped, and where each text begins in it, (N + 1,) int64.
 
     Args:
         texts: N texts.
-        encode: makes lists of ids of them, if no run has yet.
-        settings: what else the ids depend on.
+        encode: makes a list of ids of each text; called only if the ids are not in `cache`.
+        settings: what the ids depend on besides the texts.
         cache: the folder for the files.
     """
     destination = cache / f"tokens-{identity(settings, texts)}"
     if not destination.exists():
-        # Loader processes are forked after this and tokenizers warns of it unless told; they only read the ids.
+        # Unless this is set, tokenizers warns when loader processes are forked later; these only read the ids.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         ids = [row for start in range(0, len(texts), CHUNK) for row in encode(texts[start : start + CHUNK])]
         with scratch_folder(cache) as scratch:

@@ -1,4 +1,4 @@
-"""From texts to token ids: a tokenizer trained on the training split, or a pretrained one."""
+"""Tokenizers, which make token ids of texts: trained on the training split, or pretrained."""
 
 import hashlib
 import tempfile
@@ -19,8 +19,8 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:
     """A lowercasing byte-pair tokenizer that writes `[CLS] text [SEP]`; the id of [PAD] is 0.
 
-    Byte pairs and not WordPiece: the trainer of the latter gives other ids in each run for the same texts
-    (tokenizers 0.23), and a checkpoint is worth nothing with other ids.
+    Not WordPiece: its trainer gives different ids in each run for the same texts (tokenizers 0.23), and a checkpoint is
+    useless with other ids.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -28,7 +28,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,
-        # Rare letters of large alphabets become [UNK] and leave room for words.
+        # In large alphabets the rare letters become [UNK], which leaves room for words.
         limit_alphabet=vocab_size // 4,
         show_progress=False,
     )
@@ -41,7 +41,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
 
 
 def trained_encode(tokenizer: tokenizers.Tokenizer, max_length: int) -> Encode:
-    """Texts to ids with a tokenizer of `train_tokenizer`, cut to `max_length` tokens."""
+    """A function from texts to ids, by a tokenizer of `train_tokenizer`; texts are cut to `max_length` tokens."""
     tokenizer.enable_truncation(max_length)
     return lambda texts: [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
 
@@ -52,7 +52,7 @@ def load_pretrained(name: str) -> Any:
     Raises:
         DataError: it cannot be loaded or has no token for padding.
     """
-    # Importing transformers takes seconds, which only those who ask for a pretrained tokenizer spend.
+    # Importing transformers takes seconds, which only a pretrained tokenizer needs.
     from transformers import AutoTokenizer
 
     try:
@@ -72,12 +72,12 @@ def load_pretrained(name: str) -> Any:
 
 
 def pretrained_encode(tokenizer: Any, max_length: int) -> Encode:
-    """Texts to ids with a tokenizer of transformers, cut to `max_length` tokens."""
+    """A function from texts to ids, by a tokenizer of transformers; texts are cut to `max_length` tokens."""
     return lambda texts: tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
 
 
 def pretrained_identity(tokenizer: Any) -> str:
-    """A hash of all that decides the ids: every file that the tokenizer is saved as."""
+    """A hash of all files that the tokenizer is saved as: together they determine the ids."""
     identity = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

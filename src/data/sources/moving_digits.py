@@ -1,11 +1,13 @@
-"""Moving digits: small volumes of which time says as much as space."""
+"""Moving digits: small videos whose classes depend on the order of the frames."""
+
+from typing import Any
 
 import numpy as np
 
 from src.data.arrays import ArrayData, ArrayDataset
 from src.data.base import require_at_least
 from src.data.errors import DataError
-from src.data.scaling import ScalingName
+from src.data.sources.digits import read_digits
 
 # Steps (down, right) from one frame to the next.
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
@@ -13,7 +15,7 @@ DIGIT_SIZE = 8
 
 
 def move(images: np.ndarray, starts: np.ndarray, steps: np.ndarray, num_frames: int, frame_size: int) -> np.ndarray:
-    """Clips in which each image moves by its own step from frame to frame: (N, T, S, S) uint8.
+    """Clips in which each image moves by its own step from one frame to the next: (N, T, S, S) uint8.
 
     Args:
         images: (N, h, w) uint8.
@@ -36,38 +38,20 @@ def move(images: np.ndarray, starts: np.ndarray, steps: np.ndarray, num_frames: 
 class MovingDigits(ArrayData):
     """Clips of scikit-learn's 1,797 digits, each moving over a frame of 16x16 by one pixel a frame: (B, 1, T, 16, 16).
 
-    A class is a digit and its direction: left, right, up or down, 40 classes in all. A clip run backwards is a clip of
-    the opposite direction, just as likely as the clip itself. So frames whose order is lost leave two classes that
-    cannot be told apart, and no more than half of the clips can be classified. Each digit is in one clip.
+    A class is a digit and its direction: left, right, up or down, 40 classes in all. A clip played backwards is a clip
+    of the opposite direction, just as likely as the clip itself. Without the order of the frames, two classes cannot be
+    told apart, so that at most half of the clips can be classified. Each digit is in one clip.
 
     Args:
         num_frames: T, frames in a clip, 2 to 9: the digit does not leave the frame.
-        clip_seed: fixes where each digit starts and which way it goes.
-        scaling: "standardize" all pixels, "minmax" to 0..1, or "none" for 0..255.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process; 0 loads in the training process itself.
-        root: unused; the digits come with scikit-learn.
-        split_seed: fixes which samples are split off for validation and test.
-        val_fraction: share of all samples that is held out for validation.
-        test_fraction: share of all samples that is held out for the test.
+        clip_seed: fixes where each digit starts and in which direction it moves.
     """
 
     kind = "volumes"
     in_channels = 1
     frame_size = 16
 
-    def __init__(
-        self,
-        num_frames: int = 8,
-        clip_seed: int = 0,
-        scaling: ScalingName = "standardize",
-        batch_size: int = 32,
-        num_workers: int = 0,
-        root: str = "data",
-        split_seed: int = 0,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-    ):
+    def __init__(self, num_frames: int = 8, clip_seed: int = 0, **options: Any):
         require_at_least(2, num_frames=num_frames)
         require_at_least(0, clip_seed=clip_seed)
         longest = self.frame_size - DIGIT_SIZE + 1
@@ -79,29 +63,20 @@ class MovingDigits(ArrayData):
         super().__init__(
             class_names=[f"{digit} {direction}" for digit in range(10) for direction in DIRECTIONS],
             shape=(self.in_channels, num_frames, self.frame_size, self.frame_size),
-            scaling=scaling,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            root=root,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
+            **options,
         )
         self.num_frames = num_frames
         self.clip_seed = clip_seed
 
     def load(self) -> dict[str, ArrayDataset]:
         """One clip of each digit, to be split."""
-        from sklearn.datasets import load_digits  # a second, with pandas, that other data do not need
-
-        digits = load_digits()
-        images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8)
+        images, digits = read_digits()  # (N, 8, 8), (N,)
         rng = np.random.default_rng(self.clip_seed)
         directions = rng.integers(len(DIRECTIONS), size=len(images))
         steps = np.array(list(DIRECTIONS.values()))[directions]  # (N, 2)
-        # Along its way a digit has room for so many first places; across, for all that the frame has.
+        # `travel` is how far a digit moves along each axis; it may start wherever that keeps it inside the frame.
         travel = np.abs(steps) * (self.num_frames - 1)
         first = rng.integers(0, self.frame_size - DIGIT_SIZE - travel + 1)
         starts = np.where(steps < 0, first + travel, first)
         clips = move(images, starts, steps, self.num_frames, self.frame_size)
-        return {"train": ArrayDataset(clips[:, None], digits.target * len(DIRECTIONS) + directions)}
+        return {"train": ArrayDataset(clips[:, None], digits * len(DIRECTIONS) + directions)}

@@ -1,4 +1,4 @@
-"""What a folder of images holds: classes by subfolder, files by name."""
+"""Listing a folder of images: a class for each subfolder, its files sorted by name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,12 @@ class Listing:
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """The subfolders, sorted; those that begin with a dot are not the user's."""
+    """The subfolders, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All images anywhere below `folder`, sorted.
+    """All images below `folder`, at any depth, sorted; hidden files are skipped.
 
     Raises:
         DataError: there is no such folder or no image in it.
@@ -46,7 +46,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def list_classes(folder: Path) -> list[str]:
-    """The class names of a training folder: its subfolders.
+    """The class names of a training folder: the names of its subfolders.
 
     Raises:
         DataError: there is no such folder, or fewer than two classes.
@@ -69,7 +69,7 @@ def list_split(folder: Path, class_names: list[str]) -> Listing:
     """The labelled images of one split.
 
     Raises:
-        DataError: a class that training does not have, or a folder without images.
+        DataError: a class is not one of `class_names`, or a folder has no images.
     """
     files: list[Path] = []
     labels: list[int] = []

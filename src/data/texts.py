@@ -11,9 +11,8 @@ from torch import Tensor
 from src.data.base import ClassificationData, require_at_least
 from src.data.dataset import BatchDataset
 from src.data.errors import DataError
-from src.data.split import split_off_missing
-from src.data.token_cache import cached_tokenizer, cached_tokens
-from src.data.tokens import (
+from src.data.files.token_cache import cached_tokenizer, cached_tokens
+from src.data.files.tokenizer import (
     SPECIAL_TOKENS,
     Encode,
     load_pretrained,
@@ -21,7 +20,7 @@ from src.data.tokens import (
     pretrained_identity,
     trained_encode,
 )
-from src.data.verify import digest
+from src.data.files.verify import digest
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def pad(rows: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
     lengths = np.array([len(row) for row in rows])
     is_token = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
     ids = np.full(is_token.shape, pad_token_id, dtype=np.int64)
-    # A boolean index runs through the rows one after the other, as the concatenated ids do.
+    # A boolean index visits the rows one after the other, the order of the concatenated ids.
     ids[is_token] = np.concatenate(rows)
     return {
         "input_ids": torch.from_numpy(ids),
@@ -53,10 +52,10 @@ def pad(rows: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
 
 
 def drop_tokens(inputs: dict[str, Tensor], share: float, special_ids: Tensor, pad_token_id: int) -> dict[str, Tensor]:
-    """Leave out a random `share` of each text's tokens, rounded down; the others close up, special ones all stay.
+    """Leave out a random `share` of each text's tokens, rounded down. The others close up; special tokens all stay.
 
-    Rows of one length stay so, and a batch of buckets as full as it was. Random numbers come from torch's global
-    generator. `input_ids` and `attention_mask`, (B, T) each, become (B, at most T).
+    Rows of equal length keep equal lengths, so the share of padding does not grow. Random numbers come from torch's
+    global generator. `input_ids` and `attention_mask`, (B, T) each, become (B, at most T).
     """
     ids, is_token = inputs["input_ids"], inputs["attention_mask"].bool()
     droppable = is_token & ~torch.isin(ids, special_ids)
@@ -64,7 +63,7 @@ def drop_tokens(inputs: dict[str, Tensor], share: float, special_ids: Tensor, pa
     rank = torch.rand(ids.shape).masked_fill(~droppable, 1.0).argsort(1).argsort(1)
     kept = is_token & (rank >= num_dropped)
     num_kept = kept.sum(1, keepdim=True)
-    # Stable: what is kept comes first, in its order.
+    # A stable sort: the tokens that are kept come first, in their order.
     order = (~kept).to(torch.int8).argsort(dim=1, stable=True)[:, : int(num_kept.max())]
     mask = torch.arange(order.shape[1]) < num_kept
     return {
@@ -99,23 +98,20 @@ class TokenDataset(BatchDataset):
 class TextData(ClassificationData):
     """Texts in batches: a dict of `input_ids` and `attention_mask`, (B, T) int64, and labels (B,).
 
-    Texts become ids once, and the ids are cached in `root/cache`. In training a share of each text's tokens may be
-    left out, others in each epoch ("word dropout" of https://aclanthology.org/P15-1162). A subclass gives its texts in
-    `load`.
+    Texts are tokenized once, and their ids are cached in `root/cache`. In training a share of each text's tokens may be
+    left out, different ones in each epoch ("word dropout" of https://aclanthology.org/P15-1162). A source gives `Texts`
+    for each split in `load`.
 
     Args:
         class_names: the classes in the order of their labels.
         vocab_size: entries of the tokenizer that is trained on the training split.
         max_length: tokens of a text that are kept, [CLS] and [SEP] included.
-        token_dropout: in training, the share of a text's tokens that is left out.
+        token_dropout: in training, the share of a text's tokens that is left out, different ones in each epoch.
         bucketing: have texts of similar length share a batch; without it there is more padding.
-        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`.
-        batch_size: samples per batch and process.
-        num_workers: loader processes per process.
-        root: folder where datasets and caches live.
-        split_seed: fixes which samples are split off for validation and test.
-        val_fraction: share of the training samples that is held out for validation.
-        test_fraction: share held out for the test, where the data has no test split of its own.
+        tokenizer: folder or hub name of a pretrained tokenizer, whose vocabulary replaces `vocab_size`; null trains
+            one.
+        val_fraction: share of the training samples that is held out for validation, if there is no validation split.
+        test_fraction: share of the training samples that is held out for the test, if there is no test split.
     """
 
     kind = "texts"
@@ -123,22 +119,17 @@ class TextData(ClassificationData):
     def __init__(
         self,
         class_names: Sequence[str],
-        vocab_size: int,
-        max_length: int,
-        token_dropout: float,
-        bucketing: bool,
-        tokenizer: str | None,
-        batch_size: int,
-        num_workers: int,
-        root: str,
-        split_seed: int,
-        val_fraction: float,
-        test_fraction: float = 0.0,
+        vocab_size: int = 8192,
+        max_length: int = 256,
+        token_dropout: float = 0.0,
+        bucketing: bool = True,
+        tokenizer: str | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        **options: Any,
     ):
-        super().__init__(
-            class_names, batch_size, num_workers, root, split_seed, val_fraction, test_fraction=test_fraction
-        )
-        # Below these numbers the special tokens would leave no room for letters or for text.
+        super().__init__(class_names=class_names, val_fraction=val_fraction, test_fraction=test_fraction, **options)
+        # With less, the special tokens would leave no room for letters or for text.
         require_at_least(4 * len(SPECIAL_TOKENS), vocab_size=vocab_size)
         require_at_least(3, max_length=max_length)
         if not 0 <= token_dropout < 1:
@@ -150,13 +141,13 @@ class TextData(ClassificationData):
         self.token_dropout = token_dropout
         self.bucketing = bucketing
         self._pretrained = None if tokenizer is None else load_pretrained(tokenizer)
-        # Taken at once: encoding leaves traces in a pretrained tokenizer's files.
+        # Computed before the first encoding, which changes the files that a pretrained tokenizer is saved as.
         self._pretrained_identity = None if self._pretrained is None else pretrained_identity(self._pretrained)
         self._vocab_size = vocab_size if self._pretrained is None else len(self._pretrained)
 
     @property
     def vocab_size(self) -> int:
-        """How many different ids there may be; a tokenizer trained on few texts may use fewer."""
+        """The largest number of different ids; a tokenizer trained on few texts may have fewer."""
         return self._vocab_size
 
     @property
@@ -166,45 +157,40 @@ class TextData(ClassificationData):
 
     @property
     def special_ids(self) -> Tensor:
-        """The ids that are no part of a text."""
+        """The ids of the special tokens, such as [PAD] and [CLS]."""
         if self._pretrained is None:
             return torch.arange(len(SPECIAL_TOKENS))
         return torch.tensor(self._pretrained.all_special_ids)
 
-    def load(self) -> dict[str, Texts]:
-        """The texts of "train" and, where the source has them, of "val", "test" and "predict"."""
-        raise NotImplementedError
-
     def _encoder(self, train: Texts) -> tuple[Encode, str]:
-        """What makes ids of texts, and a name for it that differs where the ids would."""
+        """The function that makes ids of texts, and a string that changes whenever the ids would."""
         if self._pretrained is not None and self._pretrained_identity is not None:
             return pretrained_encode(self._pretrained, self.max_length), self._pretrained_identity
         tokenizer = cached_tokenizer(train.texts, self.vocab_size, self.root / "cache")
-        name = tokenizer.to_str()
-        return trained_encode(tokenizer, self.max_length), name
+        identity = tokenizer.to_str()  # before `trained_encode`, which sets the tokenizer's truncation
+        return trained_encode(tokenizer, self.max_length), identity
 
     def make_datasets(self) -> dict[str, TokenDataset]:
-        """All splits, with the tokenizer trained on the training split."""
-        splits = split_off_missing(self.load(), self.val_fraction, self.test_fraction, self.split_seed)
-        encode, name = self._encoder(splits["train"])
-        self._tokenizer_digest = digest(name.encode(), "sha256")
-        settings = f"{self.max_length} {name}"
+        """All splits; the tokenizer is trained on the training split."""
+        splits = self.load_splits()
+        encode, identity = self._encoder(splits["train"])
+        self._tokenizer_digest = digest(identity.encode(), "sha256")
+        settings = f"{self.max_length} {identity}"
         datasets = {}
         for split, samples in splits.items():
             ids, offsets = cached_tokens(samples.texts, encode, settings, self.root / "cache")
             datasets[split] = TokenDataset(ids, offsets, samples.labels, self.pad_token_id)
-        datasets.setdefault("predict", datasets["test"])
         return datasets
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the meaning of the labels and of the ids."""
+        """What a checkpoint keeps of the data: the classes that the labels stand for, and the tokenizer's hash."""
         return super().state_dict() | {"tokenizer": self._tokenizer_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the data with that of a checkpoint.
+        """Check that the data fit the checkpoint that `state_dict` comes from.
 
         Raises:
-            DataError: its labels mean other classes, or its ids other tokens.
+            DataError: the checkpoint's labels stand for other classes, or its ids for other tokens.
         """
         super().load_state_dict(state_dict)
         if state_dict["tokenizer"] != self._tokenizer_digest:
@@ -215,11 +201,11 @@ class TextData(ClassificationData):
             )
 
     def prepare_data(self) -> None:
-        """Tokenize unless a run has already."""
+        """Tokenize, unless the cache has the ids."""
         self.make_datasets()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Drop tokens, in training, before the batch moves: the longest row's new length is known without waiting."""
+        """In training, drop tokens while the batch is on the CPU: its new length, read from a GPU, would stall it."""
         inputs, labels = super().on_before_batch_transfer(batch, dataloader_idx)
         if self.token_dropout and self.trainer and self.trainer.training:
             inputs = drop_tokens(inputs, self.token_dropout, self.special_ids, self.pad_token_id)
