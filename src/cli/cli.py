@@ -31,7 +31,7 @@ from src.callbacks import (
     SamplesPerSecond,
 )
 from src.cli.agreement import Saved, check_reads, disagreements, load_saved, misfits
-from src.cli.devices import check_world_size, missing_devices
+from src.cli.devices import missing_devices
 from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.mistakes import one_line
 from src.cli.parser import FROM_DATA, Parser, fail, failing_on_mistakes
@@ -39,7 +39,9 @@ from src.cli.predictions import gather_predictions, write_predictions
 from src.cli.record import SaveRecord, log_final_scores
 from src.cli.runs import newest_checkpoint
 from src.data import ClassificationData, DataError
-from src.failure import end_between_steps, wait_for, watch
+from src.launch.launcher import end_when_one_fails, wait_for
+from src.launch.process import end_between_steps
+from src.launch.world_size import check_world_size
 from src.models import Classifier
 
 
@@ -202,7 +204,7 @@ class TrainCLI(LightningCLI):
         end_between_steps(self.trainer)
         launcher = self._launcher_of_others()
         if launcher:
-            watch(lambda: launcher.procs)
+            end_when_one_fails(lambda: launcher.procs)
         try:
             super()._run_subcommand(subcommand)
             if launcher:

@@ -1,6 +1,5 @@
 """Whether the processes and devices that there are are those that a command asks for."""
 
-import os
 from typing import Any
 
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
@@ -33,19 +32,3 @@ def _numbers(devices: Any) -> list[int]:
         return [int(number) for number in devices] if isinstance(devices, list) else [*range(int(devices))]
     except ValueError:
         return []
-
-
-def check_world_size(num_devices: int, num_nodes: int) -> None:
-    """Raise a ValueError if a launcher started another number of processes than the Trainer counts on.
-
-    Lightning finds out when training starts, and with one device not at all: each process would train alone.
-    """
-    expected = num_devices * num_nodes
-    started = int(os.environ.get("WORLD_SIZE", expected))
-    if started != expected:
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", started))  # torchrun sets it
-        raise ValueError(
-            f"{started} processes were started (WORLD_SIZE={started}), and {num_devices} devices on {num_nodes} nodes "
-            f"make {expected}: set --trainer.devices={per_node} --trainer.num_nodes={started // per_node}, or start "
-            f"{expected}"
-        )

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from src.callbacks import EvaluationPictures, NormStatistics
 from src.cli.mistakes import CommandLine, find_mistake, one_line
 from src.data import DATASETS, ClassificationData
-from src.failure import local_rank, yield_to_others
+from src.launch.process import local_rank, yield_to_others
 from src.models import MODELS, Classifier, Recipe
 from src.norms import NORMS, NormFamily
 

@@ -18,7 +18,7 @@ from src.cli.runs import versions
 from src.compare.curves import diverged, read_scalars
 from src.compare.options import REPOSITORY
 from src.data import publish, scratch_folder
-from src.failure import ENDS_WITH_PARENT
+from src.launch.process import ENDS_WITH_PARENT
 from src.machine import hardware, software
 
 STATE_FILE = "run.json"
