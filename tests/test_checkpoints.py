@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.cli.agreement import Saved, disagreements, misfits
+from src.cli.checkpoint_match import Saved, disagreements, misfits
 from src.machine import versions
 from src.norms.families import BatchNorm
 from tests.commands import PLAIN, error_of, run_here

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
-from src.callbacks.seldom import Seldom
+from src.callbacks.evaluation_charts import Mistake, confusion_figure, mistakes_figure, mistakes_table
+from src.callbacks.time_budget import Seldom
 from src.data import ClassificationData, ImageData, TextData
 from src.data.sampler import BatchSampler
 from src.data.split import split_off_missing

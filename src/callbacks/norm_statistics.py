@@ -8,10 +8,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from src.callbacks.norm_pages import QUANTITIES, History, layout, tag
-from src.callbacks.norm_places import Place, Watch, find_places
+from src.callbacks.norm_charts import QUANTITIES, History, layout, tag
+from src.callbacks.norm_probe import Place, Watch, find_places
 from src.callbacks.norm_warnings import NormWarnings
-from src.callbacks.seldom import Seldom
+from src.callbacks.time_budget import Seldom
 from src.callbacks.uncompiled import uncompiled
 
 

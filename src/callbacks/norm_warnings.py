@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from src.callbacks.norm_places import Watch
+from src.callbacks.norm_probe import Watch
 
 log = logging.getLogger(__name__)
 

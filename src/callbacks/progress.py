@@ -6,7 +6,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from src.callbacks.logged_step import LoggedSteps
+from src.models.logged_steps import LoggedSteps
 
 REFRESHES_PER_SECOND = 5
 

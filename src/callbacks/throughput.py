@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from src.callbacks.logged_step import LoggedSteps
+from src.models.logged_steps import LoggedSteps
 
 
 class SamplesPerSecond(Callback):

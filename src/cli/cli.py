@@ -30,14 +30,14 @@ from src.callbacks import (
     ProgressBar,
     SamplesPerSecond,
 )
-from src.cli.agreement import Saved, check_reads, disagreements, load_saved, misfits
+from src.cli.checkpoint_match import Saved, check_reads, disagreements, load_saved, misfits
 from src.cli.devices import missing_devices
-from src.cli.layer_sync import SyncNorms, check_sync
 from src.cli.mistakes import one_line
 from src.cli.parser import FROM_DATA, Parser, fail, failing_on_mistakes
 from src.cli.predictions import gather_predictions, write_predictions
-from src.cli.record import SaveRecord, log_final_scores
-from src.cli.runs import newest_checkpoint
+from src.cli.run_folder import newest_checkpoint
+from src.cli.run_metadata import SaveRecord, log_final_scores
+from src.cli.sync_batchnorm import SyncNorms, check_sync
 from src.data import ClassificationData, DataError
 from src.launch.launcher import end_when_one_fails, wait_for
 from src.launch.process import end_between_steps

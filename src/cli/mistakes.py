@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from src.models.names import unknown_name
+from src.names import unknown_name
 
 PLAIN = (bool, int, float, str, NoneType, list, dict, Any)
 """Types of which a value says by itself what is wrong with it; classes have options of their own."""

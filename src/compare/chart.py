@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.compare.comparison import Row
-from src.compare.layout import ACCURACY
+from src.compare.figure_spec import ACCURACY
 from src.compare.statistics import estimate
 
 # Okabe and Ito's palette without yellow, which is faint on white; beyond it, lines change their style.

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.compare.curves import Measures, measure, read_scalars
+from src.compare.figure_spec import ACCURACY
 from src.compare.grid import Arm, Axis, label_of
-from src.compare.layout import ACCURACY
 from src.compare.run import Job, State, version_of
 from src.compare.statistics import Estimate, estimate, paired_difference
 

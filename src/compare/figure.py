@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from src.compare.chart import looks
 from src.compare.comparison import Row
-from src.compare.layout import ACCURACY, MEASURES, FigureSpec
+from src.compare.figure_spec import ACCURACY, MEASURES, FigureSpec
 
 
 def write_figure(path: Path, rows: Sequence[Row], spec: FigureSpec, measures: Sequence[str]) -> None:

@@ -17,12 +17,12 @@ from rich.table import Column, Table
 
 from src.cli.parser import fail
 from src.compare.chart import write_chart
-from src.compare.check import FitParser
 from src.compare.comparison import Baseline, Run, choose_baseline, make_rows, read_run
+from src.compare.executors import Cluster, run_here
 from src.compare.figure import write_figure
+from src.compare.fit_options import FitParser
 from src.compare.grid import Arm
 from src.compare.options import Options, parse
-from src.compare.places import Cluster, run_here
 from src.compare.progress import Watch
 from src.compare.report import as_markdown, explanation, table, write_csv, write_runs_csv
 from src.compare.run import Job, State, load_state

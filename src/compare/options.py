@@ -13,8 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from src.cli.mistakes import CommandLine, arguments_of
 from src.cli.parser import fail, failing_on_mistakes
+from src.compare.figure_spec import FigureSpec
 from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
-from src.compare.layout import FigureSpec
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 QUICK = REPOSITORY / "configs/debug.yaml"

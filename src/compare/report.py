@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.compare.comparison import Baseline, Row
-from src.compare.layout import ACCURACY
+from src.compare.figure_spec import ACCURACY
 from src.compare.statistics import Estimate, estimate
 
 MIB = 2**20

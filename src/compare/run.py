@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from zipfile import is_zipfile
 
-from src.cli.runs import versions
+from src.cli.run_folder import versions
 from src.compare.curves import diverged, read_scalars
 from src.compare.options import REPOSITORY
 from src.data import publish, scratch_folder

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from src.models.classifier import Classifier
-from src.models.names import unknown_name
 from src.models.recipe import Recipe
+from src.names import unknown_name
 from src.norms import NormFamily
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from src.models.names import unknown_name
+from src.names import unknown_name
 
 # What the configs of transformers call the width of the feed-forward layer.
 FEED_FORWARD = ("intermediate_size", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")

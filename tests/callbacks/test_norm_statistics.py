@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from torchvision.ops import Permute
 
 from src.callbacks import FiniteLoss, NormStatistics
-from src.callbacks.norm_pages import QUANTITIES, History, layout
-from src.callbacks.norm_places import MAX_VALUES, Place, Watch, eval_gap, find_places, moments, stuck_share, thinned
+from src.callbacks.norm_charts import QUANTITIES, History, layout
+from src.callbacks.norm_probe import MAX_VALUES, Place, Watch, eval_gap, find_places, moments, stuck_share, thinned
 from src.callbacks.norm_warnings import NormWarnings
 from src.models import ImageClassifier, LSTMClassifier, TextClassifier
 from src.norms import NORMS, BatchNorm1d, families

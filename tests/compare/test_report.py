@@ -11,8 +11,8 @@ from src.compare.chart import write_chart
 from src.compare.comparison import Baseline, Row, Run, choose_baseline, make_rows
 from src.compare.curves import Measures, read_further
 from src.compare.figure import write_figure
+from src.compare.figure_spec import FigureSpec
 from src.compare.grid import make_arms, make_axes
-from src.compare.layout import FigureSpec
 from src.compare.report import as_markdown, table
 from src.compare.run import Job, State
 from tests.errors import error_is

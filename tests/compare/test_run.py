@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from src.compare.places import run_here
+from src.compare.executors import run_here
 from src.compare.progress import Watch
 from src.compare.run import Job, State, execute, load_state, save_state
 from tests.compare.commands import is_running

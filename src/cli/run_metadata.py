@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from src.cli.agreement import shown
+from src.cli.checkpoint_match import shown
 from src.machine import commit, hardware, versions
 
 
