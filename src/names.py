@@ -1,12 +1,25 @@
-"""What to say when a name is not known."""
+"""Messages about a name that is not known. Imports the standard library alone."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """` Did you mean 'resnet18'?`, with the nearest of the known names; empty if none is near.
+
+    Args:
+        name: the name that was given; its case does not matter.
+        known: the names to choose from.
+        cutoff: how alike two names must be, from 0 (any two) to 1 (the same).
+    """
+    by_lower_case = {each.lower(): each for each in known}
+    nearest = get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)
+    return f" Did you mean {by_lower_case[nearest[0]]!r}?" if nearest else ""
+
+
+def unknown_name(noun: str, name: str, known: Iterable[str]) -> str:
     """`unknown backbone 'resnet81'. Did you mean 'resnet18'? There are: alexnet, ...`"""
     known = sorted(known)
-    nearest = get_close_matches(name.rpartition(".")[2].lower(), [k.lower() for k in known], n=1, cutoff=0.5)
-    hint = next((f" Did you mean '{k}'?" for k in known if nearest and k.lower() == nearest[0]), "")
-    return f"unknown {kind} '{name}'.{hint} There are: {', '.join(known)}"
+    # People often give a dotted path whose last part is nearly right.
+    hint = did_you_mean(name.rpartition(".")[2], known, cutoff=0.5)
+    return f"unknown {noun} '{name}'.{hint} There are: {', '.join(known)}"

@@ -10,14 +10,13 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from src.names import unknown_name
+from src.names import did_you_mean, unknown_name
 
 PLAIN = (bool, int, float, str, NoneType, list, dict, Any)
 """Types of which a value says by itself what is wrong with it; classes have options of their own."""
@@ -55,8 +54,7 @@ class CommandLine:
         """`unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?`"""
         groups = {group: kind for group, kind in self.types.items() if self.is_group(kind)}
         inside = [f"{group}.{option}" for group, kind in groups.items() for option in arguments_of(kind)]
-        nearest = get_close_matches(name, [*self.types, *inside, *known], n=1)
-        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        hint = did_you_mean(name, [*self.types, *inside, *known])
         return OptionError(f"unknown option '{name}'.{hint} All options: {self.help}")
 
 

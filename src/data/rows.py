@@ -1,13 +1,13 @@
 """Columns of a CSV, TSV or JSONL file, with errors that name the line."""
 
 import csv
-import difflib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from src.data.errors import DataError
+from src.names import did_you_mean
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 EXTENSIONS = (*DELIMITERS, ".jsonl")
@@ -17,10 +17,8 @@ def require_columns(path: Path, wanted: dict[str, str], found: list[str]) -> Non
     """Raise a DataError that names the first of the `wanted` columns, flag to column, that is not `found`."""
     for flag, column in wanted.items():
         if column not in found:
-            nearest = difflib.get_close_matches(column, found, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise DataError(
-                f"{path} has no column {column!r}; it has {', '.join(map(repr, found))}.{hint} "
+                f"{path} has no column {column!r}; it has {', '.join(map(repr, found))}.{did_you_mean(column, found)} "
                 f"Name the right one with --data.{flag}."
             )
 
