@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from src.data import ClassificationData
 from src.machine import versions
 from src.models import MODELS, Classifier
+from src.norms.spec import is_spec, to_text, without_none
 
 # What may differ from the checkpoint's where training does not go on: it changes nothing that the checkpoint has not.
 SPEED = {"channels_last", "compile"}
@@ -98,26 +99,17 @@ def check_reads(model: Classifier, data: ClassificationData) -> None:
 
 
 def _differences(name: str, asked: Any, saved: Any) -> list[str]:
-    if given(asked) == given(saved):
+    # Options that are None do not count: an older checkpoint may not have them.
+    if (is_spec(asked) and is_spec(saved) and without_none(asked) == without_none(saved)) or asked == saved:
         return []
     nested = isinstance(asked, Mapping) and isinstance(saved, Mapping)
-    if nested and "class_path" not in asked and "class_path" not in saved:
+    if nested and not is_spec(asked) and not is_spec(saved):
         keys = sorted(asked.keys() | saved.keys())
         return [line for k in keys for line in _differences(f"{name}.{k}", asked.get(k), saved.get(k))]
-    return [f"{name}: the checkpoint has {shown(saved)}, the command asks for {shown(asked)}"]
+    return [f"{name}: the checkpoint has {_shown(saved)}, the command asks for {_shown(asked)}"]
 
 
-def given(value: Any) -> Any:
-    """A norm's plain values without the options that are None, some of which an older checkpoint does not know."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
-        return value
-    options = {k: v for k, v in (value.get("init_args") or {}).items() if v is not None}
-    return {"class_path": value["class_path"], "init_args": options}
-
-
-def shown(value: Any) -> str:
-    """`GroupNorm(num_groups=8)` for a norm's plain values."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
-        return str(value).rsplit(".", 1)[-1] if isinstance(value, str) and value.startswith("src.") else repr(value)
-    options = ", ".join(f"{k}={v!r}" for k, v in given(value)["init_args"].items())
-    return f"{value['class_path'].rsplit('.', 1)[-1]}({options})"
+def _shown(value: Any) -> str:
+    if is_spec(value):
+        return to_text(without_none(value))
+    return value.rsplit(".", 1)[-1] if isinstance(value, str) and value.startswith("src.") else repr(value)

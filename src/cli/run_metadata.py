@@ -12,8 +12,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from src.cli.checkpoint_match import shown
 from src.machine import commit, hardware, versions
+from src.norms.spec import is_spec, to_text, without_none
 
 
 class SaveRecord(SaveConfigCallback):
@@ -67,9 +67,11 @@ def log_final_scores(trainer: Trainer, config: Mapping[str, Any], scores: Mappin
     for part in ("model", "data"):
         options[part] = config[part]["class_path"].rsplit(".", 1)[-1]
         for name, value in config[part]["init_args"].items():
-            if isinstance(value, Mapping) and "class_path" not in value:
+            if is_spec(value):
+                options[f"{part}/{name}"] = to_text(without_none(value))
+            elif isinstance(value, Mapping):
                 options |= {f"{part}/{name}.{key}": v for key, v in value.items()}
             else:
-                options[f"{part}/{name}"] = shown(value) if isinstance(value, Mapping) else value
+                options[f"{part}/{name}"] = value
     trainer.logger.log_hyperparams(options, {f"hp/{name}": float(value) for name, value in scores.items()})
     trainer.logger.save()

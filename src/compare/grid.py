@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from src.norms.spec import from_text, is_spec, options_of, to_text
+
 NAMED = {"model.norm": "norm", "data.batch_size": "batch_size", "model.recipe.lr": "lr"}
 """Options that have a flag of compare.py, by the name of their column."""
 
@@ -19,11 +21,10 @@ def split(values: Any) -> list[Any]:
 
 
 def parse_norm(value: Any) -> Any:
-    """`GroupNorm(num_groups=8)` in the form of a config; what has that form, or has no options, as it is."""
-    if not isinstance(value, str) or not (found := re.fullmatch(r"(\w+)\((.*)\)", value)):
-        return None if value == "null" else value
-    options = [option.partition("=") for option in found[2].split(",") if option.strip()]
-    return {"class_path": found[1], "init_args": {name.strip(): text.strip() for name, _, text in options}}
+    """A norm in the form of a config: `GroupNorm(num_groups=8)` as a class with options, any other value unchanged."""
+    if not isinstance(value, str):
+        return value
+    return None if value == "null" else from_text(value) or value
 
 
 def as_text(value: Any) -> str:
@@ -33,19 +34,15 @@ def as_text(value: Any) -> str:
 
 def flags_of(option: str, value: Any) -> list[str]:
     """The flags of train.py that set an option."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
+    if not is_spec(value):
         return [f"--{option}={as_text(value)}"]
-    arguments = value.get("init_args") or {}
-    return [f"--{option}={value['class_path']}", *(f"--{option}.{k}={as_text(v)}" for k, v in arguments.items())]
+    own = [f"--{option}.{name}={as_text(each)}" for name, each in options_of(value).items()]
+    return [f"--{option}={value['class_path']}", *own]
 
 
 def label_of(value: Any) -> str:
-    """A value as tables show it: a class with its options as `GroupNorm(num_groups=8)`."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
-        return as_text(value)
-    options = ", ".join(f"{name}={as_text(option)}" for name, option in (value.get("init_args") or {}).items())
-    name = value["class_path"].rsplit(".", 1)[-1]
-    return f"{name}({options})" if options else name
+    """A value as tables show it: a class with its options as `GroupNorm(num_groups=8)`, without them as `GroupNorm`."""
+    return to_text(value, as_text).removesuffix("()") if is_spec(value) else as_text(value)
 
 
 @dataclass(frozen=True)
