@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from src.callbacks.uncompiled import uncompiled
-from src.models.tally import is_logged_step
+from src.models.logged_steps import is_logged_step
 from src.norms.processes import Synchronizable
 
 log = logging.getLogger(__name__)

@@ -87,14 +87,15 @@ def misfits(model: Classifier, saved: Saved) -> list[str]:
     return lines
 
 
-def check_reads(model: Classifier, data: ClassificationData) -> None:
-    """Raise ValueError where the data's inputs are not what the model takes, and name a model that does."""
-    if data.kind is None or not model.reads or data.kind in model.reads:
+def check_modality(model: Classifier, data: ClassificationData) -> None:
+    """Raise a ValueError where the model does not take the data's modality; it names the models that do."""
+    modality = data.modality
+    if modality is None or not model.modalities or modality in model.modalities:
         return
-    fitting = ", ".join(name for name, each in MODELS.items() if data.kind in each.reads)
+    fitting = ", ".join(name for name, each in MODELS.items() if modality in each.modalities)
     raise ValueError(
-        f"{type(model).__name__} reads {' or '.join(model.reads)}, and {type(data).__name__} gives {data.kind}: take "
-        f"other data, or one of these models: {fitting}"
+        f"{type(model).__name__} reads {' or '.join(model.modalities)}, and {type(data).__name__} gives {modality}: "
+        f"take other data, or one of these models: {fitting}"
     )
 
 

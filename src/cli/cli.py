@@ -30,7 +30,7 @@ from src.callbacks import (
     ProgressBar,
     SamplesPerSecond,
 )
-from src.cli.checkpoint_match import Saved, check_reads, disagreements, load_saved, misfits
+from src.cli.checkpoint_match import Saved, check_modality, disagreements, load_saved, misfits
 from src.cli.devices import missing_devices
 from src.cli.mistakes import one_line
 from src.cli.parser import FROM_DATA, Parser, fail, failing_on_mistakes
@@ -102,7 +102,7 @@ class TrainCLI(LightningCLI):
             self.ckpt_path = self._find_checkpoint()
             saved = load_saved(self.ckpt_path) if self.ckpt_path else None
             self._instantiate()
-            check_reads(self.model, self.datamodule)
+            check_modality(self.model, self.datamodule)
             if saved:
                 self._check_agreement(saved)
             if self._option("trainer.sync_batchnorm"):

@@ -63,8 +63,8 @@ class ClassificationData(LightningDataModule):
         test_fraction: share held out for the test, where the data has no test split of its own.
     """
 
-    kind: ClassVar[str | None] = None
-    """What its inputs are, as a model's `reads` has it: images, texts, tables or volumes. None: anything."""
+    modality: ClassVar[str | None] = None
+    """What the inputs are, as in a model's `modalities`: images, texts, tables or volumes. None: any model fits."""
 
     bucketing = True
     """Whether samples of similar length share a batch, where samples differ in it."""

@@ -52,7 +52,7 @@ class MovingDigits(ArrayData):
         test_fraction: share of all samples that is held out for the test.
     """
 
-    kind = "volumes"
+    modality = "volumes"
     in_channels = 1
     frame_size = 16
 

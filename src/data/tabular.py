@@ -21,7 +21,7 @@ class TabularData(ArrayData):
         test_fraction: share held out for the test, where the data has no test split of its own.
     """
 
-    kind = "tables"
+    modality = "tables"
 
     def __init__(
         self,

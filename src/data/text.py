@@ -118,7 +118,7 @@ class TextData(ClassificationData):
         test_fraction: share held out for the test, where the data has no test split of its own.
     """
 
-    kind = "texts"
+    modality = "texts"
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ class ImageClassifier(Classifier):
         ValueError: no such backbone or weights, or the norm, the stem or the width does not fit the backbone.
     """
 
-    reads = ("images",)
+    modalities = ("images",)
 
     def __init__(
         self,
@@ -67,18 +67,6 @@ class ImageClassifier(Classifier):
         self.channels_last = channels_last
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
-        self.save_plain_hyperparameters(
-            backbone=backbone,
-            norm=norm,
-            stem=stem,
-            width=width,
-            weights=weights,
-            channels_last=channels_last,
-            recipe=recipe,
-            compile=compile,
-            num_classes=num_classes,
-            in_channels=in_channels,
-        )
 
     def forward(self, images: Tensor) -> Tensor:
         if self.channels_last:

@@ -161,7 +161,7 @@ class LSTMClassifier(Classifier):
         ValueError: a size or a share that cannot be, or a norm that does not fit.
     """
 
-    reads = ("texts",)
+    modalities = ("texts",)
     backbone: TextLSTM
 
     def __init__(
@@ -188,15 +188,6 @@ class LSTMClassifier(Classifier):
         backbone = TextLSTM(vocab_size, hidden_size, num_classes, dropout, max_length)
         super().__init__(backbone, num_classes, norm, recipe, compile=False)
         backbone.lstm.prepare_norms()
-        self.save_plain_hyperparameters(
-            norm=norm,
-            hidden_size=hidden_size,
-            dropout=dropout,
-            recipe=recipe,
-            num_classes=num_classes,
-            vocab_size=vocab_size,
-            max_length=max_length,
-        )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -38,7 +38,7 @@ class MLPClassifier(Classifier):
         ValueError: a size or a share that cannot be, or a norm that does not fit vectors.
     """
 
-    reads = ("tables", "images", "volumes")
+    modalities = ("tables", "images", "volumes")
 
     def __init__(
         self,
@@ -72,17 +72,6 @@ class MLPClassifier(Classifier):
             initialize(layers[f"linear{i}"], activation, init_scale)
         layers["classifier"] = nn.Linear(hidden_size, num_classes)
         super().__init__(nn.Sequential(layers), num_classes, norm, recipe, compile=False)
-        self.save_plain_hyperparameters(
-            norm=norm,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            activation=activation,
-            init_scale=init_scale,
-            dropout=dropout,
-            recipe=recipe,
-            num_classes=num_classes,
-            in_features=in_features,
-        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.backbone(inputs)

@@ -36,7 +36,7 @@ class TextClassifier(Classifier):
         ValueError: no such backbone or pretrained model, sizes that do not fit, or a norm that does not.
     """
 
-    reads = ("texts",)
+    modalities = ("texts",)
 
     def __init__(
         self,
@@ -61,22 +61,6 @@ class TextClassifier(Classifier):
             sizes = TransformerSizes(hidden_size, num_layers, num_heads, dropout, vocab_size, max_length, pad_token_id)
             model = build_transformer(backbone, sizes, num_classes, config or {})
         super().__init__(model, num_classes, norm, recipe, compile)
-        self.save_plain_hyperparameters(
-            backbone=backbone,
-            norm=norm,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            dropout=dropout,
-            config=config,
-            pretrained=pretrained,
-            recipe=recipe,
-            compile=compile,
-            num_classes=num_classes,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            pad_token_id=pad_token_id,
-        )
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.backbone(**inputs).logits

@@ -26,7 +26,7 @@ class VolumeClassifier(Classifier):
         ValueError: a size that cannot be, or a norm that does not fit.
     """
 
-    reads = ("volumes",)
+    modalities = ("volumes",)
 
     def __init__(
         self,
@@ -40,13 +40,6 @@ class VolumeClassifier(Classifier):
             raise ValueError(f"width={width}: expected 1 or more")
         backbone = build_video_resnet(width, num_classes, in_channels)
         super().__init__(backbone, num_classes, norm, recipe, compile=False)
-        self.save_plain_hyperparameters(
-            norm=norm,
-            width=width,
-            recipe=recipe,
-            num_classes=num_classes,
-            in_channels=in_channels,
-        )
 
     def forward(self, volumes: Tensor) -> Tensor:
         logits: Tensor = self.backbone(volumes)
