@@ -1,4 +1,4 @@
-"""Whether a checkpoint can continue the model that a command asks for."""
+"""Whether a checkpoint fits the model that a command asks for."""
 
 import pickle
 from collections.abc import Mapping
@@ -14,14 +14,16 @@ from src.machine import versions
 from src.models import MODELS, Classifier
 from src.norms.spec import is_spec, to_text, without_none
 
-# What may differ from the checkpoint's where training does not go on: it changes nothing that the checkpoint has not.
-SPEED = {"channels_last", "compile"}
-FREE = SPEED | {"recipe", "weights"}
+SPEED_OPTIONS = {"channels_last", "compile"}
+"""Hyperparameters that may differ from the checkpoint's: they change the speed, and numbers only by rounding."""
+
+TRAINING_OPTIONS = {"recipe", "weights"}
+"""Hyperparameters that may differ too where training is not resumed: evaluation does not depend on them."""
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a checkpoint of this project says of itself."""
+class SavedModel:
+    """The parts of a checkpoint that are compared with a command."""
 
     path: Path
     hyperparameters: Mapping[str, Any]
@@ -29,49 +31,53 @@ class Saved:
     versions: Mapping[str, str]
 
 
-def load_saved(path: Path) -> Saved:
-    """What a checkpoint of this project says of itself.
+def read_checkpoint(path: Path) -> SavedModel:
+    """Read a checkpoint of train.py without loading its weights into memory.
 
     Raises:
-        ValueError: the file is missing, or is not such a checkpoint.
+        ValueError: the file is missing, damaged, or not a checkpoint of train.py.
     """
     if not path.is_file():
         raise ValueError(f"checkpoint '{path}' does not exist")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         hyperparameters = dict(checkpoint["hyper_parameters"])
-        hyperparameters["_class_path"]  # a checkpoint of ours names its model's class
-        return Saved(path, hyperparameters, shapes(checkpoint["state_dict"]), checkpoint.get("versions", {}))
+        hyperparameters["_class_path"]  # a KeyError if another program wrote the checkpoint
+        return SavedModel(path, hyperparameters, shapes(checkpoint["state_dict"]), checkpoint.get("versions", {}))
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise ValueError(f"'{path}' is not a checkpoint of train.py, or it is damaged") from error
 
 
 def shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """The shapes of a state dict's tensors; what else a module may keep there has none."""
+    """The shapes of the tensors in a state dict, which may hold other values too."""
     return {name: value.shape for name, value in weights.items() if isinstance(value, torch.Tensor)}
 
 
-def disagreements(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: bool) -> list[str]:
-    """A line for each hyperparameter in which the command differs from the checkpoint, where that cannot be.
+def hyperparameter_differences(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: bool) -> list[str]:
+    """A line for each hyperparameter that must be the checkpoint's and is not.
 
     Args:
-        asked: hyperparameters of the command's model.
-        saved: hyperparameters in the checkpoint.
-        resuming: training goes on, so that the optimizer's state must fit the recipe too.
+        asked: the hyperparameters of the command's model.
+        saved: the hyperparameters in the checkpoint.
+        resuming: whether training is resumed; then the recipe must be the same, since the optimizer's state depends
+            on it.
     """
-    free = SPEED if resuming else FREE
+    free = SPEED_OPTIONS if resuming else SPEED_OPTIONS | TRAINING_OPTIONS
     if asked.get("pretrained") and saved.get("pretrained"):
-        free = free | {"pretrained"}  # the directory may have moved; what was in it is in the checkpoint
+        free = free | {"pretrained"}  # the directory may have moved; its weights and its config are in the checkpoint
     lines = []
     for name in sorted((asked.keys() & saved.keys()) - free):
         lines += _differences(name.removeprefix("_"), asked[name], saved[name])
     return lines
 
 
-def misfits(model: Classifier, saved: Saved) -> list[str]:
-    """A line for each kind of difference between a model's weights and a checkpoint's, and one for what made it."""
+def weight_differences(model: Classifier, saved: SavedModel) -> list[str]:
+    """A line for each kind of difference between the weights of a model and of a checkpoint.
+
+    If there are any, a last line names the versions that made the checkpoint and are not those in use.
+    """
     weights = model.state_dict()
-    if not model.strict_loading or any(map(is_lazy, weights.values())):  # of which the first batch gives the shapes
+    if not model.strict_loading or any(map(is_lazy, weights.values())):  # lazy weights have no shape before a batch
         return []
     own = shapes(weights)
     differences = {

@@ -39,7 +39,7 @@ def _failed(job: Job, error: Exception) -> State:
     return State("failed", next_version(job), f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-class Cluster:
+class RayCluster:
     """A Ray cluster, whose machines see the output folder, the data and this repository under the same paths."""
 
     def __init__(self, address: str):

@@ -17,13 +17,13 @@ from rich.table import Column, Table
 
 from src.cli.parser import fail
 from src.compare.chart import write_chart
-from src.compare.comparison import Baseline, Run, choose_baseline, make_rows, read_run
-from src.compare.executors import Cluster, run_here
+from src.compare.comparison import Baseline, MeasuredRun, choose_baseline, make_rows, read_run
+from src.compare.executors import RayCluster, run_here
 from src.compare.figure import write_figure
 from src.compare.fit_options import FitParser
 from src.compare.grid import Arm
 from src.compare.options import Options, parse
-from src.compare.progress import Watch
+from src.compare.progress import ComparisonProgress
 from src.compare.report import as_markdown, explanation, table, write_csv, write_runs_csv
 from src.compare.run import Job, State, load_state
 from src.machine import num_cores
@@ -151,7 +151,7 @@ def compare(arguments: list[str]) -> None:
         baseline = choose_baseline(axes, options.baseline)
     except ValueError as error:
         fail(str(error))
-    cluster = Cluster(options.ray) if options.ray else None
+    cluster = RayCluster(options.ray) if options.ray else None
     threads = threads_per_run(cluster.num_cores if cluster else num_cores(), options.jobs)
     jobs = make_jobs(options, arms, threads)
     states = {job.name: load_state(job) for job in jobs}
@@ -166,11 +166,11 @@ def compare(arguments: list[str]) -> None:
 
     def ended(job: Job, state: State) -> None:
         states[job.name] = state
-        watch.ended(job, state)
+        progress.ended(job, state)
 
-    watch = Watch(console, remaining, len(jobs) - len(remaining), score(options))
+    progress = ComparisonProgress(console, remaining, len(jobs) - len(remaining), score(options))
     try:
-        with hold(Path(str(options.output))), watch:
+        with hold(Path(str(options.output))), progress:
             if cluster:
                 cluster.run(remaining, ended)
             else:
@@ -190,7 +190,7 @@ def write_report(
     console: Console,
     options: Options,
     arms: Sequence[Arm],
-    runs: Sequence[Run],
+    runs: Sequence[MeasuredRun],
     baseline: Baseline | None,
     command: str,
 ) -> None:

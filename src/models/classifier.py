@@ -91,7 +91,7 @@ class Classifier(LightningModule):
             if not names or values.get(names[0]) is not self:
                 break
             if frame.f_code.co_name == "__init__":  # a subclass's comes after its base class's
-                arguments = {name: values[name] for name in names[1:]} | values.get(keywords, {})
+                arguments = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
         return arguments
 
     def setup(self, stage: str) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from src.compare.chart import write_chart
-from src.compare.comparison import Baseline, Row, Run, choose_baseline, make_rows
+from src.compare.comparison import Baseline, MeasuredRun, Row, choose_baseline, make_rows
 from src.compare.curves import Measures, read_further
 from src.compare.figure import write_figure
 from src.compare.figure_spec import FigureSpec
@@ -27,10 +27,10 @@ def make_run(
     accuracy: float,
     status: Literal["finished", "diverged", "failed"] = "finished",
     epochs: int = 2,
-) -> Run:
+) -> MeasuredRun:
     job = Job(arm, seed, Path("runs"), (), {}, threads=1, working_folder=Path())
     measures = Measures(accuracy, None if accuracy < 0.5 else epochs, 1.5, 10.0, {1: 0.25, 2: accuracy})
-    return Run(job, State(status, 0, peak_memory=2**30), measures)
+    return MeasuredRun(job, State(status, 0, peak_memory=2**30), measures)
 
 
 RUNS = [

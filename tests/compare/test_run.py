@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from src.compare.executors import run_here
-from src.compare.progress import Watch
+from src.compare.progress import ComparisonProgress
 from src.compare.run import Job, State, execute, load_state, save_state
 from tests.compare.commands import is_running
 
@@ -163,16 +163,16 @@ def test_a_running_run_has_a_bar_that_follows_its_validation_accuracy(tmp_path: 
     state = execute(job)
     save_state(job, State("started", state.first_version))
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
-    watch = Watch(console, [job], 0, lambda job, state: state.status)
-    watch._look_at(job)
-    assert len(watch.progress.tasks) == 1  # an earlier comparison started it
+    progress = ComparisonProgress(console, [job], 0, lambda job, state: state.status)
+    progress._update_bar(job)
+    assert len(progress.progress.tasks) == 1  # an earlier comparison started it
     save_state(job, State("started", state.first_version))
-    watch._look_at(job)
-    bar = watch.progress.tasks[1]
+    progress._update_bar(job)
+    bar = progress.progress.tasks[1]
     assert (bar.description, bar.total, bar.completed) == ("BatchNorm, seed 0", 9, 3)
     assert bar.fields["note"] == "val/accuracy 0.5000"
-    watch.ended(job, state)
-    assert [(task.description, task.completed) for task in watch.progress.tasks] == [("runs", 1)]
+    progress.ended(job, state)
+    assert [(task.description, task.completed) for task in progress.progress.tasks] == [("runs", 1)]
     assert "1/1  BatchNorm, seed 0: finished" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
