@@ -164,13 +164,13 @@ def _check_class(name: str, bases: tuple[type, ...], given: Given, line: Command
     if named is None:
         raise OptionError(unknown_name(noun, str(given.value), known))
     own = _class_of(named)
-    hints = {option: hint for option, hint in arguments_of(named).items() if option not in line.derived}
+    kinds = {option: kind for option, kind in arguments_of(named).items() if option not in line.derived}
     for option, inside in given.parts.items():
-        if option not in hints:
-            raise OptionError(unknown_name(f"option of {own.__name__}", option, hints))
-        _check(f"{name}.{option}", hints[option], inside, line)
+        if option not in kinds:
+            raise OptionError(unknown_name(f"option of {own.__name__}", option, kinds))
+        _check(f"{name}.{option}", kinds[option], inside, line)
     for option, parameter in inspect.signature(own).parameters.items():
-        if option in hints and option not in given.parts and parameter.default is inspect.Parameter.empty:
+        if option in kinds and option not in given.parts and parameter.default is inspect.Parameter.empty:
             raise OptionError(f"{own.__name__} needs an option that is not given: --{name}.{option}")
 
 
@@ -199,7 +199,7 @@ def _class_of(named: Any) -> type:
 
 
 def arguments_of(named: Any) -> dict[str, Any]:
-    """The arguments of a class, or of the class of an instance, with their types."""
+    """The arguments of a class, or of an instance's class, with their types."""
     constructor = _class_of(named)
     hints = get_type_hints(inspect.getattr_static(constructor, "__init__"))
     parameters = inspect.signature(constructor).parameters.values()
