@@ -1,4 +1,4 @@
-"""What is compared: the axes of the grid, its arms, and their options of train.py."""
+"""The grid of a comparison: its axes, its arms, and their flags of train.py."""
 
 import itertools
 import json
@@ -10,11 +10,11 @@ from typing import Any
 from src.norms.spec import from_text, is_spec, options_of, to_text
 
 NAMED = {"model.norm": "norm", "data.batch_size": "batch_size", "model.recipe.lr": "lr"}
-"""Options that have a flag of compare.py, by the name of their column."""
+"""The options of train.py that have a flag of their own in compare.py, with the names of their columns."""
 
 
 def split(values: Any) -> list[Any]:
-    """`BatchNorm,GroupNorm(num_groups=8)` as two values; a list as it is, one value as a list of one."""
+    """A list of values: `BatchNorm,GroupNorm(num_groups=8)` as two, a list unchanged, any other value as one."""
     if isinstance(values, str):
         return [value.strip() for value in re.findall(r"(?:[^,(]|\([^)]*\))+", values)]
     return list(values) if isinstance(values, list) else [values]
@@ -47,7 +47,7 @@ def label_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """An option of train.py, and the values that it takes in turn."""
+    """An option of train.py with the values that are compared."""
 
     option: str
     values: tuple[Any, ...]
@@ -59,7 +59,7 @@ class Axis:
 
 
 def make_axes(varied: Mapping[str, Any]) -> list[Axis]:
-    """An axis for each option, named by the end of the option's name where that tells them apart.
+    """An axis for each option. Its name is the last part of the option's name, or the whole if two have the same part.
 
     Raises:
         ValueError: an axis is empty, or has a value twice.
@@ -80,7 +80,7 @@ def make_axes(varied: Mapping[str, Any]) -> list[Axis]:
 
 @dataclass(frozen=True)
 class Arm:
-    """One combination of values, which is run with each seed."""
+    """One combination of values, which is trained with each seed."""
 
     labels: Mapping[str, str]
     """The value of each axis, by the axis's name."""
@@ -95,21 +95,21 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """The name, of characters that every shell and TensorBoard leave alone."""
+        """The name of the arm's folder: `name` with only those characters that no shell and no TensorBoard changes."""
         return re.sub(r"[^\w.=+-]+", "_", self.name).strip("_")
 
 
 def make_arms(axes: Sequence[Axis], fixed: Mapping[str, Any]) -> list[Arm]:
-    """All combinations; the last axis moves fastest.
+    """All combinations; the last axis changes fastest.
 
     Raises:
-        ValueError: two arms would lie in one folder.
+        ValueError: two arms would have the same folder.
     """
     arms: list[Arm] = []
     folders: dict[str, str] = {}
     for values in itertools.product(*(axis.values for axis in axes)):
         chosen = {axis.option: value for axis, value in zip(axes, values, strict=True)}
-        # A class comes before its options, whatever the order in which they were given.
+        # A class must come before its options, in whatever order the user gave them.
         options = sorted({**fixed, **chosen}.items(), key=lambda option: option[0].count("."))
         flags = [flag for option, value in options for flag in flags_of(option, value)]
         arm = Arm({axis.name: label_of(chosen[axis.option]) for axis in axes}, tuple(flags))

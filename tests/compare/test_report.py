@@ -139,7 +139,7 @@ def test_measures_stand_in_the_table_and_the_figure(tmp_path: Path) -> None:
     [
         (FigureSpec(x="epoch"), "figure.x=epoch: expected one of norm, batch_size, measures"),
         (FigureSpec(x="norm", y="loss"), "figure shows 'loss': expected one of test accuracy, gap"),
-        (FigureSpec(x="norm"), "figure: it does not say where batch_size stand: x, lines or panels"),
+        (FigureSpec(x="norm"), "figure does not show batch_size: name it in x, lines or panels"),
     ],
 )
 def test_figures_of_what_is_not_there_are_refused(spec: FigureSpec, message: str) -> None:
