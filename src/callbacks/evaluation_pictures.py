@@ -30,7 +30,7 @@ class EvaluationPictures(Callback):
     embeddings are of the first process's samples.
 
     All are drawn when training ends, and whenever only validation runs. Before the end of training the mistakes and the
-    confusion matrix are drawn as often as takes 1% of the time. Images are shown as evaluation gets them before they
+    confusion matrix are drawn as often as 1% of the time allows. Images are shown as evaluation gets them before they
     are scaled. Nothing is drawn where the data module has loaders of its own, such as several for validation.
 
     Args:

@@ -13,7 +13,7 @@ FEW_VALUES = 8
 """A mean over fewer values than this is warned of."""
 
 EXPLODED = 1e4
-"""How often a variance exceeds its first value (or 1, if larger) when it is warned of: 100 times the deviation."""
+"""A running variance this many times its first value (or 1, if larger) is warned of: 100 times the deviation."""
 
 SETTLED = 0.01
 """Running statistics are compared with the batch's once the share of their first value in them is below this."""
@@ -67,7 +67,7 @@ class NormWarnings:
     def _gap(self, probe: NormProbe, values: Mapping[tuple[str, str], float]) -> Iterator[str]:
         for norm in probe.order:
             gap = values.get(("eval_gap", norm.name), 0.0)
-            if not gap > self.eval_gap_limit:  # also true of NaN, since then FiniteLoss warns of the loss
+            if not gap > self.eval_gap_limit:  # skips NaN too: FiniteLoss then warns of the loss
                 continue
             momentum: Any = norm.layer.momentum
             num_batches = values.get(("num_batches", norm.name), 0.0)

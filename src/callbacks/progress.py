@@ -12,7 +12,7 @@ REFRESHES_PER_SECOND = 5
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, refreshed five times a second and not after every few batches, with the last logged loss.
+    """Lightning's bar, refreshed five times a second instead of after each batch, with the last logged loss.
 
     Reading a loss makes the host wait for the device. A loss that is logged with `prog_bar=True` would be read at every
     step. The losses of logged steps are read in any case.

@@ -196,7 +196,7 @@ class TrainCLI(LightningCLI):
 
     def _checkpoint_dir(self, logger: object) -> Path | None:
         if self.subcommand != "fit" and self.ckpt_path:
-            return self.ckpt_path.parent  # the callback's state, which is restored, has this folder in it
+            return self.ckpt_path.parent  # the restored state of the callback refers to this folder
         return RunFolder(Path(logger.log_dir)).checkpoints if isinstance(logger, TensorBoardLogger) else None
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class TrainCLI(LightningCLI):
             if launcher:
                 wait_for(launcher.procs, self._timeout)
         except SIGTERMException:
-            # Lightning would exit with 0. The other processes still do: another code of theirs would end this process
+            # Lightning would exit with 0. The other processes still do: a failure code of theirs would end this process
             # before it has finished.
             raise SystemExit(128 + signal.SIGTERM if self.trainer.local_rank == 0 else 0) from None
         except (DataError, MisconfigurationException) as error:

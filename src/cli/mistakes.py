@@ -34,7 +34,7 @@ class CommandLine:
         types: the type of each option; for `trainer` and the like, the class whose arguments are options in turn.
         catalogues: for each base class the noun for its subclasses ("norm") and the known ones by their names.
         files: the option that names a YAML file of options.
-        derived: arguments that the program sets, so that the user must not.
+        derived: arguments that the program sets and the user must not set.
         help: the command that lists all options.
     """
 

@@ -49,7 +49,7 @@ COMMAND_LINE = CommandLine(
 def fail(message: str) -> NoReturn:
     """End the program after a user's mistake: print one message without a traceback, and exit with code 2."""
     if local_rank() > 0:
-        yield_to_others()  # most mistakes end each process of a run, and only the first one is to print
+        yield_to_others()  # most mistakes end every process of a run, and only one of them should print
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
@@ -83,7 +83,7 @@ class TrainParser(LightningArgumentParser):
             add_instantiator(failing(_construct), base)
 
     def add_instantiator(self, instantiator: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Add what constructs models and data; the program ends if one of them refuses its arguments."""
+        """Add a function that constructs models or data; the program ends if the object refuses its arguments."""
         super().add_instantiator(failing(instantiator), *args, **kwargs)
 
 

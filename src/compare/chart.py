@@ -15,7 +15,7 @@ from src.compare.statistics import estimate
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 STYLES = ["-", "--", ":", "-."]
 MAX_LEGEND = 10
-"""The most arms with a legend. With more, the names beside the results, in the lines' colors, must do."""
+"""The most arms with a legend. With more arms, the colored names beside the results identify the lines."""
 
 
 def looks(index: int) -> tuple[str, str]:

@@ -27,7 +27,7 @@ def parse_norm(value: Any) -> Any:
     return None if value == "null" else from_text(value) or value
 
 
-def as_text(value: Any) -> str:
+def flag_value(value: Any) -> str:
     """A value as a flag of train.py takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -35,14 +35,14 @@ def as_text(value: Any) -> str:
 def flags_of(option: str, value: Any) -> list[str]:
     """The flags of train.py that set an option."""
     if not is_spec(value):
-        return [f"--{option}={as_text(value)}"]
-    own = [f"--{option}.{name}={as_text(each)}" for name, each in options_of(value).items()]
+        return [f"--{option}={flag_value(value)}"]
+    own = [f"--{option}.{name}={flag_value(each)}" for name, each in options_of(value).items()]
     return [f"--{option}={value['class_path']}", *own]
 
 
 def label_of(value: Any) -> str:
     """A value as tables show it: a class with its options as `GroupNorm(num_groups=8)`, without them as `GroupNorm`."""
-    return to_text(value, as_text).removesuffix("()") if is_spec(value) else as_text(value)
+    return to_text(value, flag_value).removesuffix("()") if is_spec(value) else flag_value(value)
 
 
 @dataclass(frozen=True)
