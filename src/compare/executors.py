@@ -7,8 +7,8 @@ from threading import Event
 from typing import Any
 
 from src.cli.parser import fail
-from src.compare.options import REPOSITORY
 from src.compare.run import Job, State, execute, next_version
+from src.machine import REPOSITORY
 
 RETRIES = 3
 """How often Ray repeats a run on another worker after its worker has died."""

@@ -15,8 +15,8 @@ from src.cli.mistakes import CommandLine, arguments_of
 from src.cli.parser import fail, failing_on_mistakes
 from src.compare.figure_spec import FigureSpec
 from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
+from src.machine import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 QUICK = REPOSITORY / "configs/debug.yaml"
 TRAIN_PY = "trainer|model|data|norm_statistics|evaluation_pictures|timeout"
 """The first parts of train.py's options, as a regular expression."""

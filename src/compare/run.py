@@ -16,13 +16,12 @@ from zipfile import is_zipfile
 
 from src.cli.run_folder import RunFolder, runs_of
 from src.compare.curves import diverged, read_scalars
-from src.compare.options import REPOSITORY
 from src.data import publish, scratch_folder
 from src.launch.process import ENDS_WITH_PARENT
-from src.machine import hardware, software
+from src.machine import REPOSITORY, hardware, software
 
 STATE_FILE = "run.json"
-GRACE = 20.0
+SECONDS_TO_END = 20.0
 """Seconds that a run has to end by itself after SIGTERM, before it is killed."""
 
 
@@ -178,7 +177,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         return
     process.terminate()
     try:
-        process.wait(GRACE)
+        process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:
         if sys.platform == "win32":
             process.kill()
