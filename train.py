@@ -2,7 +2,7 @@
 
 import sys
 
-from src.failure import end_with_launcher, run_as_one
+from src.launch.process import end_with_launcher, run_as_one
 
 QUICK_START = """\
 Train a classifier; the normalization layer is a flag.

@@ -61,9 +61,6 @@ class SmallNet(Classifier):
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
         head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes)]
         super().__init__(nn.Sequential(*layers, *head), num_classes, norm, recipe, compile)
-        self.save_plain_hyperparameters(
-            width=width, norm=norm, recipe=recipe, compile=compile, num_classes=num_classes, in_channels=in_channels
-        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.backbone(images)

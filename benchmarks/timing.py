@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from src.machine import processor, software
+from src.machine import cpu_and_cores, software
 
 T = TypeVar("T")
 
@@ -97,4 +97,4 @@ def conditions() -> str:
     """A line of Markdown to print below a table: hardware, threads, versions and the command."""
     module = Path(sys.argv[0]).stem
     command = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
-    return f"{processor()}, {torch.get_num_threads()} threads; {software()}; `{command}`."
+    return f"{cpu_and_cores()}, {torch.get_num_threads()} threads; {software()}; `{command}`."

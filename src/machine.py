@@ -1,4 +1,4 @@
-"""On what something ran."""
+"""Hardware and versions, printed below a result."""
 
 import os
 import platform
@@ -13,16 +13,16 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "transformers", "tokenizers", "numpy")
-"""What decides a run's numbers, or reads its files."""
+"""The packages that decide a run's numbers or read its files."""
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def processor() -> str:
-    """The processor's name and the cores that this process may use."""
+def cpu_and_cores() -> str:
+    """The name of the CPU and the number of cores that this process may use."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -30,20 +30,21 @@ def processor() -> str:
 
 
 def hardware() -> str:
-    """The processor and, where there are some, the GPUs."""
+    """The CPU and, if there are any, the GPUs."""
     gpus = torch.cuda.device_count()
-    return f"{processor()}; {gpus} x {torch.cuda.get_device_name()}" if gpus else processor()
+    cpu = cpu_and_cores()
+    return f"{cpu}; {gpus} x {torch.cuda.get_device_name()}" if gpus else cpu
 
 
 def software() -> str:
-    """The versions of Python and of what trains."""
+    """The versions of Python and of the libraries that train."""
     found = [f"{name} {version(name)}" for name in ("torch", "lightning", "torchmetrics")]
     return ", ".join([f"Python {platform.python_version()}", *found])
 
 
 @cache
 def versions() -> Mapping[str, str]:
-    """The versions of this project, Python and the packages that are installed, and CUDA's where torch has one."""
+    """The versions of this project, of Python, of `PACKAGES` as far as installed, and of CUDA if torch has it."""
     found = {
         "lightning-norms": tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"][
             "version"
@@ -53,13 +54,13 @@ def versions() -> Mapping[str, str]:
     for name in PACKAGES:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # torch under another name, say, as some machines with GPUs have it
+        except PackageNotFoundError:  # for example torch under another name, as on some machines with GPUs
             continue
     return found | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
 def commit() -> tuple[str, bool] | tuple[None, None]:
-    """This project's commit, and whether its files are as they were committed; None without git."""
+    """This project's commit, and whether its files are unchanged since; None and None without git."""
     git = ["git", "-C", str(REPOSITORY)]
     try:
         head, changes = (

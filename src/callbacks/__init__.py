@@ -1,4 +1,4 @@
-"""What watches a run."""
+"""Callbacks that observe a run: statistics, pictures, warnings, speed and memory."""
 
 from src.callbacks.batch_size import BatchSizeSummary
 from src.callbacks.evaluation_pictures import EvaluationPictures

@@ -1,4 +1,4 @@
-"""How many samples an optimizer step takes, and what that asks of the learning rate."""
+"""The number of samples in an optimizer step, and the learning rate that suits it."""
 
 import math
 
@@ -11,7 +11,7 @@ from src.models import Classifier, Recipe
 
 
 class BatchSizeSummary(Callback):
-    """Prints both when training starts."""
+    """Prints the samples per step, the learning rate and the reach of batch statistics when training starts."""
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,10 +33,16 @@ class BatchSizeSummary(Callback):
 
 
 def summary(batch_size: int, processes: int, accumulated: int, recipe: Recipe) -> dict[str, str]:
-    """What is printed, by its name.
+    """The printed lines: by its name, each text.
 
-    A learning rate that suits one batch of `batch_size` is not scaled here, since the recipe may have been chosen for
-    many processes: the rules are linear for SGD (arXiv 1706.02677) and the square root for AdamW (arXiv 2205.10287).
+    The learning rate is shown and not scaled, since the recipe may have been chosen for many processes. The scaling
+    rules are linear for SGD (arXiv 1706.02677) and the square root for AdamW (arXiv 2205.10287).
+
+    Args:
+        batch_size: samples per batch and process.
+        processes: number of processes.
+        accumulated: batches per optimizer step.
+        recipe: optimizer and learning rate.
     """
     times = processes * accumulated
     factors = [f"{batch_size} a batch"]

@@ -1,4 +1,4 @@
-"""What a classifier gets wrong, and how it sees the samples, in TensorBoard."""
+"""The mistakes of a classifier, and its embeddings of the samples, in TensorBoard."""
 
 from typing import Any
 
@@ -11,30 +11,32 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
-from src.callbacks.seldom import Seldom
+from src.callbacks.evaluation_charts import Mistake, confusion_figure, mistakes_figure, mistakes_table
+from src.callbacks.time_budget import TimeBudget
 from src.data import ClassificationData, ImageData, TextData
 from src.data.sampler import BatchSampler
 from src.data.split import split_off_missing
 
 SPRITE = 32
-"""Pixels of an image's side in the projector."""
+"""The largest side of an image in the projector, in pixels."""
 
 
 class EvaluationPictures(Callback):
-    """Draws the confusion matrix and the worst mistakes of validation and test, and puts embeddings in the projector.
+    """Shows the confusion matrix and the worst mistakes of validation and test, and the embeddings of the samples.
 
     The confusion matrix counts the samples of all processes. The mistakes are the wrong predictions with the highest
-    loss, images as a picture and texts as a table; the embeddings are what the classifier's last layer is given, of the
-    first samples in the last validation, where the backbone is not compiled. Both are of the first process's samples.
-    All are drawn when training ends, and before that as often as takes a hundredth of the time; and whenever validation
-    is all that runs. Images are shown as evaluation gets them before they are scaled. Where the data module has loaders
-    of its own, such as several for validation, nothing is drawn of them.
+    loss: images as a picture, texts as a table. The embeddings, on the page PROJECTOR, are the inputs of the
+    classifier's last layer for the first samples of the last validation; a compiled backbone has none. Mistakes and
+    embeddings are of the first process's samples.
+
+    All are drawn when training ends, and whenever only validation runs. Before the end of training the mistakes and the
+    confusion matrix are drawn as often as 1% of the time allows. Images are shown as evaluation gets them before they
+    are scaled. Nothing is drawn where the data module has loaders of its own, such as several for validation.
 
     Args:
         enabled: false switches all of this off.
-        num_mistakes: most mistakes that are shown; 0 for none.
-        num_embeddings: most samples in the projector; 0 for none.
+        num_mistakes: the most mistakes to show; 0 for none.
+        num_embeddings: the most samples in the projector; 0 for none.
     """
 
     def __init__(self, enabled: bool = True, num_mistakes: int = 16, num_embeddings: int = 1000) -> None:
@@ -44,15 +46,15 @@ class EvaluationPictures(Callback):
         self.enabled = enabled
         self.num_mistakes = num_mistakes
         self.num_embeddings = num_embeddings
-        self._drawing = Seldom()
+        self._drawing = TimeBudget()
         self._on = False
-        self._watching = False  # the pass over validation or test that is under way
+        self._collecting = False  # in the validation or test that is running
         self._data: Any = None
         self._handle: RemovableHandle | None = None
         self._reset()
 
     def _reset(self) -> None:
-        self._scored: list[Tensor] = []  # (4, B) each: loss, class, likeliest class, its probability
+        self._scored: list[Tensor] = []  # (4, B) each: loss, class, predicted class and its probability
         self._features: list[Tensor] = []
         if self._handle is not None:
             self._handle.remove()
@@ -67,16 +69,16 @@ class EvaluationPictures(Callback):
 
     def _start(self, pl_module: LightningModule, loaders: Any) -> None:
         self._reset()
-        # Of other samplers it is not known which samples a batch has.
-        self._watching = self._on and isinstance(getattr(loaders, "sampler", None), BatchSampler)
-        if self._watching:
+        # Other samplers do not tell which samples are in a batch.
+        self._collecting = self._on and isinstance(getattr(loaders, "sampler", None), BatchSampler)
+        if self._collecting:
             self._counts.reset()
             self._counts.to(pl_module.device)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(pl_module, trainer.val_dataloaders)
         backbone = getattr(pl_module, "backbone", None)
-        if self._watching and self.num_embeddings and backbone is not None and backbone._compiled_call_impl is None:
+        if self._collecting and self.num_embeddings and backbone is not None and backbone._compiled_call_impl is None:
             heads = [
                 m for m in backbone.modules() if isinstance(m, nn.Linear) and m.out_features == self._data.num_classes
             ]
@@ -91,7 +93,7 @@ class EvaluationPictures(Callback):
 
     def _keep_features(self, head: nn.Module, args: tuple[Tensor, ...]) -> None:
         if args[0].ndim == 2 and sum(map(len, self._features)) < self.num_embeddings:
-            # A copy: what is given may be a small view of something large, as of a ViT's tokens, and would keep it all.
+            # A copy: the input may be a small view of a large tensor, as with a ViT's tokens, and would keep it alive.
             self._features.append(args[0].detach().to(torch.float32, copy=True))
 
     def on_validation_batch_end(
@@ -103,7 +105,7 @@ class EvaluationPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not self._watching:
+        if not self._collecting:
             return
         logits, labels = outputs.detach().float(), batch[1]
         self._counts.update(logits, labels)
@@ -114,9 +116,9 @@ class EvaluationPictures(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        alone = trainer.state.fn == TrainerFn.VALIDATING
-        self._finish(trainer, "val", draw=alone or self._drawing.is_due())
-        if alone:
+        only_validating = trainer.state.fn == TrainerFn.VALIDATING
+        self._finish(trainer, "val", draw=only_validating or self._drawing.is_due())
+        if only_validating:
             self._project(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,7 +128,9 @@ class EvaluationPictures(Callback):
         if self._handle is not None:
             self._handle.remove()
         if self._scored:
-            self._matrix = self._counts.compute().cpu().numpy()  # by all processes, whether one draws or not
+            self._matrix = (
+                self._counts.compute().cpu().numpy()
+            )  # a collective: all processes take part, whether one draws or not
             if draw and trainer.is_global_zero:
                 with self._drawing.timed():
                     self._draw(trainer, split)
@@ -137,7 +141,7 @@ class EvaluationPictures(Callback):
             self._project(trainer)
 
     def _rows(self, trainer: Trainer, split: str) -> list[int]:
-        """The samples of the last pass, as their dataset counts them."""
+        """The indices in the dataset of the samples in the last validation or test."""
         loader: Any = trainer.val_dataloaders if split == "val" else trainer.test_dataloaders
         return [row for batch in loader.sampler for row in batch]
 
@@ -168,7 +172,7 @@ class EvaluationPictures(Callback):
         return shown
 
     def _texts(self, split: str, rows: list[int]) -> list[str]:
-        """Read again, since a run keeps their ids alone."""
+        """Read the texts again, since a run keeps only their token ids."""
         data = self._data
         texts = split_off_missing(data.load(), data.val_fraction, data.test_fraction, data.split_seed)[split].texts
         return [texts[row] for row in rows]

@@ -1,4 +1,4 @@
-"""Where a loss that is not finite comes from."""
+"""Finds the layer from which a loss that is not finite comes."""
 
 import logging
 import math
@@ -12,37 +12,38 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from src.callbacks.uncompiled import uncompiled
-from src.models.tally import is_logged_step
+from src.models.logged_steps import is_logged_step
 from src.norms.sync import Synchronizable
 
 log = logging.getLogger(__name__)
 
 
 class FiniteLoss(Callback):
-    """Warns once, in the log, of a training loss that is not finite, with the first layer where that appeared.
+    """Warns once, in the log, of a training loss that is not finite, and names the first layer whose output is not.
 
-    The layer is found by a second forward pass over the batch, before the weights change, in which no running
-    statistic moves and no random number is spent. On a CPU each step's loss is looked at; elsewhere that would make
-    the device wait, and the logged steps' are: by then, the weights may not be finite any more, which the warning says.
+    A second forward pass over the batch finds the layer, before the weights change. It moves no running statistics and
+    draws no random numbers. On a CPU the loss of each step is checked. On other devices this would make the host wait,
+    so that only logged steps are checked; if the weights are not finite by then, the warning says so. Lightning's
+    EarlyStopping(check_finite=True) ends such a run but does not look for the layer.
     """
 
     def __init__(self) -> None:
         self._batch: Any = None
         self._loss = 0.0
-        self._said = False
+        self._warned = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if not self._said and (loss.device.type == "cpu" or is_logged_step(trainer)):
+        if not self._warned and (loss.device.type == "cpu" or is_logged_step(trainer)):
             self._loss = loss.item()
 
-    # After it, since the backward pass needs its buffers as they are.
+    # After the backward pass, which needs the buffers unchanged.
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._said or math.isfinite(self._loss):
+        if self._warned or math.isfinite(self._loss):
             return
-        self._said = True
+        self._warned = True
         where = f" of process {trainer.global_rank}" if trainer.world_size > 1 else ""
         log.warning(
             "step %d: the loss%s is %g. %s. Lower --model.recipe.lr, warm up longer (--model.recipe.warmup), or clip "
@@ -60,7 +61,7 @@ class FiniteLoss(Callback):
     def _find(self, trainer: Trainer, pl_module: LightningModule) -> str:
         sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         if sharded or (trainer.world_size > 1 and any(type(m) is nn.SyncBatchNorm for m in pl_module.modules())):
-            return "The layer is not sought: a forward pass would need all processes"
+            return "The layer is not looked for: a forward pass would need all processes"
         inputs, _ = self._batch
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices), uncompiled(pl_module), trainer.precision_plugin.forward_context():
@@ -69,7 +70,7 @@ class FiniteLoss(Callback):
 
 @torch.no_grad()
 def first_not_finite(model: nn.Module, inputs: Any) -> str:
-    """A sentence on the first layer, in the order in which they run, whose output is not finite."""
+    """A sentence about the first layer, in the order in which they run, whose output is not finite."""
     seen: list[tuple[str, nn.Module, Tensor, Tensor]] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -84,7 +85,7 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
     synchronized = [m for m in model.modules() if isinstance(m, Synchronizable) and m.synchronized]
     try:
         for norm in synchronized:
-            norm.synchronized = False  # the other processes do not come along
+            norm.synchronized = False  # the other processes do not run this pass
         functional_call(model, {name: buffer.clone() for name, buffer in model.named_buffers()}, (inputs,))
     finally:
         for norm in synchronized:
@@ -96,6 +97,6 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
             "In a second forward pass each layer's output is finite, so it appeared after the last layer, or by chance"
         )
     name, layer, _, most = next(entry for entry in seen if not entry[2])
-    spoilt = [key for key, parameter in layer.named_parameters() if not parameter.isfinite().all()]
-    cause = f"not finite any more: its {' and '.join(spoilt)}" if spoilt else f"its input reaches {most:.3g}"
+    not_finite = [key for key, parameter in layer.named_parameters() if not parameter.isfinite().all()]
+    cause = f"not finite any more: its {' and '.join(not_finite)}" if not_finite else f"its input reaches {most:.3g}"
     return f"It appeared first in the output of layer '{name}' ({type(layer).__name__}): {cause}"

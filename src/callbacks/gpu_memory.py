@@ -1,19 +1,20 @@
-"""The memory that training takes on a GPU."""
+"""The peak memory of training on a GPU."""
 
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from src.callbacks.logged_step import LoggedSteps
+from src.models.logged_steps import LoggedSteps
 
 MIB = 2**20
 
 
 class GPUMemory(Callback):
-    """Logs `train/peak_gpu_memory_mib` with each logged step: the most that tensors have taken at once in this run.
+    """Logs `train/peak_gpu_memory_mib` with each logged step: the most memory that tensors have had at once so far.
 
-    Of the first process's GPU, as PyTorch's allocator counts it without waiting for the device; on a CPU, nothing.
+    This is the first process's GPU, as PyTorch's allocator counts without waiting for the device. On a CPU nothing is
+    logged. Lightning's DeviceStatsMonitor would log all counters of the allocator.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

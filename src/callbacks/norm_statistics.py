@@ -1,4 +1,4 @@
-"""What the norms of a network do while it trains."""
+"""Statistics of the norms of a model while it trains."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -8,35 +8,36 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from src.callbacks.norm_pages import QUANTITIES, History, layout, tag
-from src.callbacks.norm_places import Place, Watch, find_places
+from src.callbacks.norm_charts import QUANTITIES, History, custom_scalars_layout, tag
+from src.callbacks.norm_probe import NormProbe, ProbedNorm, find_norms
 from src.callbacks.norm_warnings import NormWarnings
-from src.callbacks.seldom import Seldom
+from src.callbacks.time_budget import TimeBudget
 from src.callbacks.uncompiled import uncompiled
 
 
 class NormStatistics(Callback):
-    """Logs, of each norm and of what took its place: input, output, gradients, parameters, and what goes wrong.
+    """Logs statistics of each norm: of its input, its output, its gradients and its parameters; warns of problems.
 
-    In TensorBoard as scalars `norms/<quantity>/<layer>`, on the page CUSTOM SCALARS by quantity, and as a heat map of
-    layers against steps on the page IMAGES. In the log, once each: statistics of very few values, a running variance
-    that explodes, and outputs in eval that are far from those in training.
+    TensorBoard has them as scalars `norms/<quantity>/<layer>`, as charts by quantity on the page CUSTOM SCALARS, and as
+    heat maps of layers against steps on the page IMAGES. The log has one warning each of statistics of very few values,
+    of a running variance that explodes, and of outputs in eval that are far from those in training.
 
-    The figures are of the training step itself, so nothing is computed twice and nothing in training changes. With
-    torch.compile a step that is watched runs uncompiled, on every process: the same up to rounding, with other draws
-    of dropout. Of several processes the first one looks at its own share of the batch, and none waits for another.
-    In gradient accumulation it is the first batch of the optimizer step, and the gradients of weights are of all.
+    The training step itself is measured: nothing is computed twice, and training does not change. With torch.compile, a
+    measured step runs uncompiled on every process: its numbers are the same up to rounding, and dropout draws other
+    numbers. Of several processes the first measures its own share of the batch, and no process waits for another. In
+    gradient accumulation, the first batch of an optimizer step is measured, and the gradients of weights are those of
+    all its batches.
 
-    Means and deviations are over all values, padding left out; norms are roots of sums of squares. The gradient is the
+    Means and deviations are over all values without padding; norms are roots of sums of squares. The gradient is the
     loss's at the layer's output. The eval gap is the root mean square difference between a batch norm's normalized
-    outputs with running and with batch statistics. A channel is dead or saturated where the next activation that runs
+    outputs with running and with batch statistics. A channel is dead or saturated if the next activation that runs
     after the layer has a slope below 0.01 at each value of the batch; activations that are functions and not modules
-    are not seen. Of a layer that runs several times, such as an LSTM's, it is the last run on as many values as the
-    first one's. Of sharded models (FSDP) parameters and their gradients are left out.
+    are not seen. Of a layer that runs several times, such as an LSTM's, the last run on as many values as the first
+    run is measured. For sharded models (FSDP), parameters and their gradients are left out.
 
     Args:
-        every_n_steps: optimizer steps from one that is watched to the next; 0 switches all of this off.
-        eval_gap_limit: eval gap, in deviations, above which the log warns.
+        every_n_steps: optimizer steps from one measured step to the next; 0 switches all of this off.
+        eval_gap_limit: the eval gap, in deviations, above which the log warns.
     """
 
     def __init__(self, every_n_steps: int = 50, eval_gap_limit: float = 1.0) -> None:
@@ -45,17 +46,17 @@ class NormStatistics(Callback):
         self.every_n_steps = every_n_steps
         self._warnings = NormWarnings(eval_gap_limit)
         self._history = History()
-        self._drawing = Seldom()
+        self._drawing = TimeBudget()
         self._found: dict[str, list[str]] = {}  # the layers of each quantity
-        self._places: list[Place] = []
-        self._step = -1  # the last that was watched
-        self._watch: Watch | None = None
-        self._scale = 1.0  # of the loss, in half precision
-        self._forward = ExitStack()  # what is undone after it
+        self._norms: list[ProbedNorm] = []
+        self._step = -1  # the last measured step
+        self._probe: NormProbe | None = None
+        self._loss_scale = 1.0  # in half precision
+        self._after_forward = ExitStack()  # undoes what the forward pass needed
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and self.every_n_steps:
-            self._places = find_places(self._model(pl_module))  # before a strategy wraps the layers
+            self._norms = find_norms(self._model(pl_module))  # before a strategy wraps the layers
 
     @staticmethod
     def _model(pl_module: LightningModule) -> nn.Module:
@@ -63,51 +64,53 @@ class NormStatistics(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if not self._places or step % self.every_n_steps or step == self._step:
+        if not self._norms or step % self.every_n_steps or step == self._step:
             return
         self._step = step
-        self._forward.enter_context(uncompiled(pl_module))
+        self._after_forward.enter_context(uncompiled(pl_module))
         if trainer.is_global_zero:
-            self._watch = Watch(self._model(pl_module), self._places)
-            self._forward.callback(self._watch.remove)
+            self._probe = NormProbe(self._model(pl_module), self._norms)
+            self._after_forward.callback(self._probe.remove)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self._forward.close()
-        if self._watch is not None and (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
-            self._scale = scaler.get_scale()
+        self._after_forward.close()
+        if self._probe is not None and (scaler := getattr(trainer.precision_plugin, "scaler", None)) is not None:
+            self._loss_scale = scaler.get_scale()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._forward.close()
+        self._after_forward.close()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        if self._watch is not None and not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            self._watch.look_at_parameters()
+        if self._probe is not None and not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+            self._probe.measure_parameters()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._forward.close()  # in case of a step without a loss
-        if self._watch is None or trainer.global_step == self._step:
+        self._after_forward.close()  # a step without a loss had no backward pass
+        if self._probe is None or trainer.global_step == self._step:
             return
-        watch, self._watch = self._watch, None
-        values = watch.read()
+        probe, self._probe = self._probe, None
+        values = probe.read()
         for key in values:
             if key[0] == "gradient_norm":
-                values[key] *= trainer.accumulate_grad_batches / self._scale  # by which Lightning divides the loss
-        self._warnings.look(self._step, watch, values)
+                values[key] *= (
+                    trainer.accumulate_grad_batches / self._loss_scale
+                )  # undo Lightning's scaling of the loss
+        self._warnings.look(self._step, probe, values)
         shown = {key: value for key, value in values.items() if key[0] in QUANTITIES}
         self._history.append(self._step, shown)
         for logger in trainer.loggers:
             write(logger, {tag(*key): value for key, value in shown.items()}, self._step)
         if not self._found:
-            self._lay_out(trainer, watch, shown)
+            self._add_charts(trainer, probe, shown)
 
-    def _lay_out(self, trainer: Trainer, watch: Watch, shown: dict[tuple[str, str], float]) -> None:
-        layers = {key: [place.name for place in watch.order if (key, place.name) in shown] for key in QUANTITIES}
+    def _add_charts(self, trainer: Trainer, probe: NormProbe, shown: dict[tuple[str, str], float]) -> None:
+        layers = {key: [norm.name for norm in probe.order if (key, norm.name) in shown] for key in QUANTITIES}
         self._found = {key: names for key, names in layers.items() if names}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and self._found:
-                logger.experiment.add_custom_scalars(layout(self._found))
+                logger.experiment.add_custom_scalars(custom_scalars_layout(self._found))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._drawing.is_due():
@@ -118,7 +121,7 @@ class NormStatistics(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or len(self._history) < 2:  # one column is no map
+        if not loggers or len(self._history) < 2:  # a single column is no heat map
             return
         with self._drawing.timed():
             for key, figure in self._history.heat_maps(self._found).items():
@@ -127,11 +130,11 @@ class NormStatistics(Callback):
 
 
 def write(logger: Logger, scalars: dict[str, float], step: int) -> None:
-    """Log some hundred scalars; in TensorBoard as one event, which takes a tenth of the time of one for each."""
+    """Log hundreds of scalars; for TensorBoard as one event, which takes a tenth of the time of one event for each."""
     if not isinstance(logger, TensorBoardLogger):
         logger.log_metrics(scalars, step)
         return
-    from tensorboard.compat.proto.summary_pb2 import Summary  # which help and mistakes do not need
+    from tensorboard.compat.proto.summary_pb2 import Summary  # imported late, so that --help stays fast
 
     values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
     logger.experiment._get_file_writer().add_summary(Summary(value=values), step)

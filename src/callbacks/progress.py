@@ -1,4 +1,4 @@
-"""A progress bar that costs next to nothing."""
+"""A progress bar that takes next to no time."""
 
 import time
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from src.callbacks.logged_step import LoggedSteps
+from src.models.logged_steps import LoggedSteps
 
 REFRESHES_PER_SECOND = 5
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, moved some times a second rather than at each batch, with the loss of the last logged step.
+    """Lightning's bar, refreshed five times a second instead of after each batch, with the last logged loss.
 
-    Reading a loss waits for the device. What is logged with `prog_bar=True` in a training step would be read at every
-    step; logged steps are read in any case.
+    Reading a loss makes the host wait for the device. A loss that is logged with `prog_bar=True` would be read at every
+    step. The losses of logged steps are read in any case.
     """
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=REFRESHES_PER_SECOND)
-        self._moved = 0.0
+        self._refreshed = 0.0
         self._loss: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,6 +37,6 @@ class ProgressBar(RichProgressBar):
         if logged and (loss := trainer.callback_metrics.get("train/loss")) is not None:
             self._loss = {"train/loss": loss.item()}
         last = batch_idx + 1 == trainer.num_training_batches
-        if last or now - self._moved > 1 / REFRESHES_PER_SECOND:
-            self._moved = now
+        if last or now - self._refreshed > 1 / REFRESHES_PER_SECOND:
+            self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -5,14 +5,15 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from src.callbacks.logged_step import LoggedSteps
+from src.models.logged_steps import LoggedSteps
 
 
 class SamplesPerSecond(Callback):
     """Logs `train/samples_per_second`, over all processes, and `train/seconds_per_step` with each logged step.
 
-    The clock runs between two logged steps, validation left out, and never makes the device wait: after some steps
-    the queue of a GPU is full and host time is device time.
+    The time between two logged steps is measured, without validation, and the host never waits for the device: after
+    some steps the queue of a GPU is full, and host time equals device time. Lightning's ThroughputMonitor would wait
+    for the GPU at every step.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

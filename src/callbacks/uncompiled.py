@@ -1,4 +1,4 @@
-"""Forward passes in which hooks on inner layers are called."""
+"""Forward passes without torch.compile, so that hooks on inner layers are called."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def uncompiled(model: nn.Module) -> AbstractContextManager[object]:
-    """Run what torch.compile compiled in `model` as it was written; compiled code is kept for afterwards."""
+    """A context in which compiled parts of `model` run uncompiled; the compiled code is kept for later."""
     if all(module._compiled_call_impl is None for module in model.modules()):
-        return nullcontext()  # and no second spent on importing the compiler
+        return nullcontext()  # saves the import of the compiler, which takes a second
     return torch.compiler.set_stance("force_eager")

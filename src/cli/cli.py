@@ -30,16 +30,24 @@ from src.callbacks import (
     ProgressBar,
     SamplesPerSecond,
 )
-from src.cli.agreement import Saved, check_reads, disagreements, load_saved, misfits
-from src.cli.devices import check_world_size, missing_devices
-from src.cli.layer_sync import SyncNorms, check_sync
+from src.cli.checkpoint_match import (
+    SavedModel,
+    check_modality,
+    hyperparameter_differences,
+    read_checkpoint,
+    weight_differences,
+)
+from src.cli.devices import missing_devices
 from src.cli.mistakes import one_line
-from src.cli.parser import FROM_DATA, Parser, fail, failing_on_mistakes
+from src.cli.parser import FROM_DATA, TrainParser, fail, failing_on_mistakes
 from src.cli.predictions import gather_predictions, write_predictions
-from src.cli.record import SaveRecord, log_final_scores
-from src.cli.runs import newest_checkpoint
+from src.cli.run_folder import RunFolder, newest_checkpoint
+from src.cli.run_metadata import SaveRunMetadata, log_final_scores
+from src.cli.sync_batchnorm import SyncNorms, check_sync
 from src.data import ClassificationData, DataError
-from src.failure import end_between_steps, wait_for, watch
+from src.launch.launcher import end_when_one_fails, wait_for
+from src.launch.process import end_between_steps
+from src.launch.world_size import check_world_size
 from src.models import Classifier
 
 
@@ -47,12 +55,12 @@ class TrainCLI(LightningCLI):
     """LightningCLI with these additions.
 
     - `fit` goes on to test the best checkpoint; the other commands need `--ckpt_path`.
-    - `--ckpt_path=best` or `last` is the newest run's. `fit --ckpt_path=last` goes on with a run that was stopped, in
-      its own folder, and starts one where there is none: the same command serves until the run is done.
-    - A checkpoint of another model is refused, and flags are never overridden by a checkpoint.
+    - `--ckpt_path=best` or `last` is the newest run's. `fit --ckpt_path=last` resumes a run that was stopped, in its
+      own folder, and starts a run where there is none: the same command can be repeated until the run is done.
+    - A checkpoint of another model is refused. A checkpoint never overrides a flag.
     - Runs are logged to TensorBoard under `runs/<experiment>/version_<n>`; `--trainer.default_root_dir` replaces
       `runs`.
-    - A user's mistake is one message and exit code 2.
+    - A user's mistake gives one message and exit code 2.
     """
 
     def __init__(self) -> None:
@@ -61,8 +69,8 @@ class TrainCLI(LightningCLI):
             ClassificationData,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            parser_class=Parser,
-            save_config_callback=SaveRecord,
+            parser_class=TrainParser,
+            save_config_callback=SaveRunMetadata,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
             seed_everything_default=0,
@@ -71,7 +79,7 @@ class TrainCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        # Checkpoints are always loaded with weights_only, and predictions always kept for their table.
+        # Not the user's to set: checkpoints are always loaded with weights_only, and `predict` needs the predictions.
         fixed = {"weights_only", "return_predictions"}
         return {name: skipped | fixed for name, skipped in LightningCLI.subcommands().items()}
 
@@ -93,16 +101,16 @@ class TrainCLI(LightningCLI):
             super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Not LightningCLI's, which lets a checkpoint's hyperparameters beat the flags: they are compared later."""
+        """Do nothing. LightningCLI's would let a checkpoint override the flags; `_check_match` compares them later."""
 
     def instantiate_classes(self) -> None:
         try:
             self.ckpt_path = self._find_checkpoint()
-            saved = load_saved(self.ckpt_path) if self.ckpt_path else None
+            saved = read_checkpoint(self.ckpt_path) if self.ckpt_path else None
             self._instantiate()
-            check_reads(self.model, self.datamodule)
+            check_modality(self.model, self.datamodule)
             if saved:
-                self._check_agreement(saved)
+                self._check_match(saved)
             if self._option("trainer.sync_batchnorm"):
                 check_sync(self.trainer, self.model)
         except (ValueError, OSError, MisconfigurationException) as error:
@@ -111,12 +119,8 @@ class TrainCLI(LightningCLI):
     def _instantiate(self) -> None:
         try:
             super().instantiate_classes()
-        except (
-            ValueError,
-            OSError,
-            MisconfigurationException,
-        ) as error:  # of a class that is not ours, such as a callback
-            fail(one_line(str(error)))
+        except (ValueError, OSError, MisconfigurationException) as error:
+            fail(one_line(str(error)))  # the error of a class that is not ours, such as a callback
 
     def _option(self, key: str) -> Any:
         return self.config[self.subcommand][key]
@@ -143,11 +147,12 @@ class TrainCLI(LightningCLI):
             raise ValueError(f"--ckpt_path={asked}: the newest run in {self.experiment_dir} has none; run fit first")
         return found
 
-    def _check_agreement(self, saved: Saved) -> None:
-        lines = disagreements(self.model.hparams, saved.hyperparameters, resuming=self.subcommand == "fit")
-        lines = lines or misfits(self.model, saved)
+    def _check_match(self, saved: SavedModel) -> None:
+        resuming = self.subcommand == "fit"
+        lines = hyperparameter_differences(self.model.hparams, saved.hyperparameters, resuming)
+        lines = lines or weight_differences(self.model, saved)
         if lines:
-            config = saved.path.parent.parent / "config.yaml"
+            config = RunFolder.of_checkpoint(saved.path).config
             hint = f" (it was made with --config {config})" if config.is_file() else ""
             raise ValueError("\n  ".join([f"the checkpoint {saved.path} does not fit the command{hint}", *lines]))
 
@@ -168,7 +173,7 @@ class TrainCLI(LightningCLI):
             kwargs["plugins"] = [*as_list(options.plugins), SyncNorms()]
         try:
             trainer = super().instantiate_trainer(logger=logger, callbacks=callbacks, **kwargs)
-        except (TypeError, ModuleNotFoundError) as error:  # Lightning's, for devices of which it can make nothing
+        except (TypeError, ModuleNotFoundError) as error:  # Lightning's, for devices that it cannot read
             raise ValueError(
                 f"accelerator={options.accelerator} and devices={options.devices} do not fit ({error}). Set "
                 "--trainer.devices to a number of processes."
@@ -176,23 +181,23 @@ class TrainCLI(LightningCLI):
         except MisconfigurationException as error:
             raise ValueError(missing_devices(options.accelerator, options.devices) or str(error)) from error
         check_world_size(trainer.num_devices, trainer.num_nodes)
-        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # and none that a strategy was given
+        if getattr(trainer.strategy, "_timeout", None) == default_pg_timeout:  # the user gave the strategy no timeout
             trainer.strategy._timeout = timeout  # type: ignore[attr-defined]
         return trainer
 
     def _default_logger(self) -> TensorBoardLogger | bool:
         if self.subcommand != "fit":
-            return False  # their result is what they print, and they are no run of their own
+            return False  # these commands print their result and make no run
         version = None
         if self.ckpt_path and self._option("ckpt_path") == "last":
-            version = self.ckpt_path.parent.parent.name
+            version = RunFolder.of_checkpoint(self.ckpt_path).path.name
             warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
         return TensorBoardLogger(self.experiment_dir.parent, self.experiment_dir.name, version, default_hp_metric=False)
 
     def _checkpoint_dir(self, logger: object) -> Path | None:
         if self.subcommand != "fit" and self.ckpt_path:
-            return self.ckpt_path.parent  # the callback's state is restored, and asks to be where it was
-        return Path(logger.log_dir, "checkpoints") if isinstance(logger, TensorBoardLogger) else None
+            return self.ckpt_path.parent  # the restored state of the callback refers to this folder
+        return RunFolder(Path(logger.log_dir)).checkpoints if isinstance(logger, TensorBoardLogger) else None
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -202,18 +207,19 @@ class TrainCLI(LightningCLI):
         end_between_steps(self.trainer)
         launcher = self._launcher_of_others()
         if launcher:
-            watch(lambda: launcher.procs)
+            end_when_one_fails(lambda: launcher.procs)
         try:
             super()._run_subcommand(subcommand)
             if launcher:
                 wait_for(launcher.procs, self._timeout)
         except SIGTERMException:
-            # Lightning's own exit code is 0. The other processes' stays that, so that this one can finish first.
+            # Lightning would exit with 0. The other processes still do: a failure code of theirs would end this process
+            # before it has finished.
             raise SystemExit(128 + signal.SIGTERM if self.trainer.local_rank == 0 else 0) from None
         except (DataError, MisconfigurationException) as error:
             fail(str(error))
         except ValueError as error:
-            # The size of the maps that reach a norm is known no sooner.
+            # Only the first batch shows the size of the maps that reach a norm.
             if not str(error).startswith("Expected more than 1 "):
                 raise
             fail(
@@ -222,7 +228,7 @@ class TrainCLI(LightningCLI):
             )
 
     def _launcher_of_others(self) -> _SubprocessScriptLauncher | None:
-        """What starts the other processes, in the one that does so."""
+        """The launcher, if this process starts the others; else None."""
         launcher = self.trainer.strategy.launcher
         if not isinstance(launcher, _SubprocessScriptLauncher):
             return None
@@ -246,32 +252,33 @@ class TrainCLI(LightningCLI):
         batches: Any = self.trainer.predict(**kwargs)
         probabilities = gather_predictions(torch.cat(batches).cpu())
         assert self.ckpt_path is not None
-        path = self.ckpt_path.parent / "predictions.csv"
+        path = self.ckpt_path.with_name("predictions.csv")
         if self.trainer.is_global_zero:
             write_predictions(path, probabilities, self.datamodule.predict_names, self.datamodule.class_names)
         rank_zero_print(f"\nPredictions    {path}")
 
 
 def as_list(value: Any) -> list[Any]:
-    """The Trainer takes one plugin or callback, several or none."""
+    """What a Trainer takes as plugins or callbacks, one, several or none, as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def checkpoints(folder: Path | None) -> list[Callback]:
-    """What saves `best.ckpt` and `last.ckpt`; a run that goes on writes over its own files.
+    """The callbacks that save `best.ckpt` and `last.ckpt`; a resumed run overwrites its own files.
 
-    Two of them, since `save_last` saves only when a new best is saved, and a run that was killed would go back to that.
-    The best is by loss: on a small validation split many epochs share one accuracy, and it would be the first of them.
-    The last is always of an epoch's end, whenever validation runs: what the epoch adds up is in no checkpoint.
+    There are two, since one callback's `save_last` saves only together with a new best, and a killed run would then
+    resume from an old epoch. The best checkpoint has the lowest validation loss: on a small validation split many
+    epochs have the same accuracy, and the first of them would stay the best. The last checkpoint is always saved at the
+    end of an epoch, whenever validation runs, since checkpoints do not hold the sums of an unfinished epoch.
     """
     best = ModelCheckpoint(folder, "best", monitor="val/loss", mode="min", enable_version_counter=False)
     return [best, ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)]
 
 
 def tensorboard_command() -> str:
-    """`tensorboard`, or where it lies beside this Python if the environment is not active."""
+    """`tensorboard`, or its path beside this Python if the environment is not active."""
     if shutil.which("tensorboard"):
         return "tensorboard"
     return os.path.relpath(Path(sys.executable).with_name("tensorboard"))
@@ -279,5 +286,5 @@ def tensorboard_command() -> str:
 
 @rank_zero_only
 def rank_zero_print(text: str) -> None:
-    """Print from one process."""
+    """Print from the first process only."""
     print(text, flush=True)

@@ -1,11 +1,10 @@
-"""Whether the processes and devices that there are are those that a command asks for."""
+"""Whether the machine has the devices that a command asks for."""
 
-import os
 from typing import Any
 
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 
-KINDS = {
+ACCELERATORS = {
     "gpu": (CUDAAccelerator, MPSAccelerator),
     "cuda": (CUDAAccelerator,),
     "mps": (MPSAccelerator,),
@@ -14,8 +13,8 @@ KINDS = {
 
 
 def missing_devices(accelerator: Any, devices: Any) -> str | None:
-    """What is missing of the devices that a Trainer is asked to take, where something is."""
-    if accelerator in KINDS and not any(kind.is_available() for kind in KINDS[accelerator]):
+    """A message if the machine lacks devices that the Trainer is to use; else None."""
+    if accelerator in ACCELERATORS and not any(each.is_available() for each in ACCELERATORS[accelerator]):
         return "there is no accelerator of the kind asked for: take --trainer.accelerator=auto (what there is), or cpu"
     there = range(CUDAAccelerator.auto_device_count())
     asked = _numbers(devices)
@@ -26,26 +25,10 @@ def missing_devices(accelerator: Any, devices: Any) -> str | None:
 
 
 def _numbers(devices: Any) -> list[int]:
-    """`4` as 0 to 3, `"0,2"` and `[0, 2]` as 0 and 2; what means all devices, or nothing, as none."""
+    """The devices' numbers: 0 to 3 for `4`, 0 and 2 for `"0,2"` and `[0, 2]`; none for a value such as `auto` or -1."""
     if isinstance(devices, str) and "," in devices:
         devices = [number.strip() for number in devices.split(",") if number.strip()]
     try:
         return [int(number) for number in devices] if isinstance(devices, list) else [*range(int(devices))]
     except ValueError:
         return []
-
-
-def check_world_size(num_devices: int, num_nodes: int) -> None:
-    """Raise a ValueError if a launcher started another number of processes than the Trainer counts on.
-
-    Lightning finds out when training starts, and with one device not at all: each process would train alone.
-    """
-    expected = num_devices * num_nodes
-    started = int(os.environ.get("WORLD_SIZE", expected))
-    if started != expected:
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", started))  # torchrun sets it
-        raise ValueError(
-            f"{started} processes were started (WORLD_SIZE={started}), and {num_devices} devices on {num_nodes} nodes "
-            f"make {expected}: set --trainer.devices={per_node} --trainer.num_nodes={started // per_node}, or start "
-            f"{expected}"
-        )

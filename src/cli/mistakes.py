@@ -1,8 +1,8 @@
-"""What is wrong with the options of a command, in words of this project.
+"""What is wrong with the options of a command, in one sentence of this project.
 
-jsonargparse finds it too, and says so in sentences that differ from version to version. So where it refuses a command,
-the command is read once more: each option is looked up in the signature of what it sets, and the first that is unknown,
-or whose value is not of its type, is told.
+jsonargparse's own messages are long and differ from version to version. So after jsonargparse has refused a command,
+this module reads the command again: it looks up each option in the signature of the class that the option belongs to,
+and reports the first option that is unknown or whose value has the wrong type.
 """
 
 import dataclasses
@@ -10,32 +10,31 @@ import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from src.models.names import unknown_name
+from src.names import did_you_mean, unknown_name
 
 PLAIN = (bool, int, float, str, NoneType, list, dict, Any)
-"""Types of which a value says by itself what is wrong with it; classes have options of their own."""
+"""Types without options of their own; every other class is one whose arguments are options."""
 
 
 class OptionError(Exception):
-    """A mistake in a command, as it is told."""
+    """A mistake in a command; its text is the message for the user."""
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What the options of a program set.
+    """The options of a program.
 
     Attributes:
-        types: the type of each option; of `trainer` and its like, the class whose arguments are options in turn.
-        catalogues: for each base class what its values are called, and those that have a name.
+        types: the type of each option; for `trainer` and the like, the class whose arguments are options in turn.
+        catalogues: for each base class the noun for its subclasses ("norm") and the known ones by their names.
         files: the option that names a YAML file of options.
-        derived: arguments that are not the user's to give.
+        derived: arguments that the program sets and the user must not set.
         help: the command that lists all options.
     """
 
@@ -45,30 +44,29 @@ class CommandLine:
     derived: Sequence[str]
     help: str
 
-    def is_group(self, kind: Any) -> bool:
-        """Whether the arguments of a type are options of their own."""
-        return dataclasses.is_dataclass(kind) or (
-            isinstance(kind, type) and kind not in PLAIN and kind in self.types.values()
+    def is_group(self, hint: Any) -> bool:
+        """Whether a type is a class whose arguments are options of their own, such as `trainer.max_epochs`."""
+        return dataclasses.is_dataclass(hint) or (
+            isinstance(hint, type) and hint not in PLAIN and hint in self.types.values()
         )
 
     def unknown(self, name: str, *known: str) -> OptionError:
         """`unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'?`"""
-        groups = {group: kind for group, kind in self.types.items() if self.is_group(kind)}
-        inside = [f"{group}.{option}" for group, kind in groups.items() for option in arguments_of(kind)]
-        nearest = get_close_matches(name, [*self.types, *inside, *known], n=1)
-        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+        groups = {group: hint for group, hint in self.types.items() if self.is_group(hint)}
+        inside = [f"{group}.{option}" for group, hint in groups.items() for option in arguments_of(hint)]
+        hint = did_you_mean(name, [*self.types, *inside, *known])
         return OptionError(f"unknown option '{name}'.{hint} All options: {self.help}")
 
 
 @dataclass
 class Given:
-    """What a command gives for an option: a value, or the name of a class, and options inside of it."""
+    """What a command gives for an option: a value or the name of a class, and the options of that class."""
 
     value: Any = None
     parts: dict[str, "Given"] = field(default_factory=dict)
 
     def set(self, value: Any) -> None:
-        """Take in a value of a flag or of a file, over what was there."""
+        """Take a value from a flag or a file; it replaces an earlier one."""
         if isinstance(value, str) and value.lstrip().startswith("{"):
             value = yaml.safe_load(value)
         if not isinstance(value, Mapping):
@@ -84,11 +82,12 @@ class Given:
             self.part(str(name)).set(part)
 
     def part(self, name: str) -> "Given":
+        """The option `name` of this option, which is made if the command has not given it yet."""
         return self.parts.setdefault(name, Given())
 
 
 def find_mistake(arguments: Sequence[str], line: CommandLine) -> str | None:
-    """The first mistake in a command's arguments, or None where it is of another kind than those known here."""
+    """A message for the first mistake in a command's arguments; None if this module finds no mistake."""
     try:
         for name, given in _read(arguments, line.files).parts.items():
             if name not in line.types:
@@ -101,13 +100,13 @@ def find_mistake(arguments: Sequence[str], line: CommandLine) -> str | None:
 
 
 def one_line(message: str, limit: int = 300) -> str:
-    """The begin of a message that was not foreseen, without its line breaks."""
+    """A message of a library on one line, cut off after `limit` characters."""
     text = " ".join(message.split())
     return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
 def _read(arguments: Sequence[str], files: str) -> Given:
-    """The arguments as options inside of options, the later ones over the earlier ones."""
+    """The arguments as a tree of options; a later argument replaces an earlier one."""
     command = Given()
     remaining = list(arguments)
     while remaining:
@@ -142,28 +141,28 @@ def _load(path: str) -> Mapping[str, Any]:
     return found
 
 
-def _check(name: str, kind: Any, given: Given, line: CommandLine) -> None:
-    base = _base(kind)
+def _check(name: str, hint: Any, given: Given, line: CommandLine) -> None:
+    base = _base(hint)
     if line.is_group(base) and base not in line.catalogues:
         known = arguments_of(base)
         for option, inside in given.parts.items():
             if option not in known:
                 raise line.unknown(f"{name}.{option}", *(f"{name}.{each}" for each in known))
             _check(f"{name}.{option}", known[option], inside, line)
-    elif given.value is None or (not given.parts and _fits(kind, given.value)):
-        return  # what has parts alone is of a class that is not named here
-    elif bases := _classes(kind):
+    elif given.value is None or (not given.parts and _fits(hint, given.value)):
+        return  # without a value, the command does not name the class that the parts belong to
+    elif bases := _classes(hint):
         _check_class(name, bases, given, line)
     else:
-        raise OptionError(f"{name}: expected {_described(kind)}, got '{given.value}'")
+        raise OptionError(f"{name}: expected {_described(hint)}, got '{given.value}'")
 
 
 def _check_class(name: str, bases: tuple[type, ...], given: Given, line: CommandLine) -> None:
-    """A value that names a class, with options of its own."""
-    called, known = line.catalogues.get(bases[0], (name, {c.__name__: c for base in bases for c in _subclasses(base)}))
+    """Check a value that names a class, and the options of that class."""
+    noun, known = line.catalogues.get(bases[0], (name, {c.__name__: c for base in bases for c in _subclasses(base)}))
     named = _find_class(str(given.value), bases, known)
     if named is None:
-        raise OptionError(unknown_name(called, str(given.value), known))
+        raise OptionError(unknown_name(noun, str(given.value), known))
     own = _class_of(named)
     kinds = {option: kind for option, kind in arguments_of(named).items() if option not in line.derived}
     for option, inside in given.parts.items():
@@ -176,7 +175,7 @@ def _check_class(name: str, bases: tuple[type, ...], given: Given, line: Command
 
 
 def _find_class(name: str, bases: tuple[type, ...], known: Mapping[str, Any]) -> Any:
-    """What a known name, that of another subclass or a dotted path stands for; None where it is nothing of the kind."""
+    """The class of a known name, of another subclass's name or of a dotted path; None if there is none."""
     module, _, attribute = name.rpartition(".")
     if not module:
         others = {each.__name__: each for base in bases for each in _subclasses(base)}
@@ -221,25 +220,27 @@ def _parameters(constructor: type) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in found.items() if name in open_to_users}
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types in a union; a tuple of one for any other type."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _base(kind: Any) -> Any:
-    """The class in `Class | None`, or else the type as it is."""
-    members = [member for member in _members(kind) if member is not NoneType]
-    return members[0] if len(members) == 1 else kind
+def _base(hint: Any) -> Any:
+    """The class in `Class | None`; any other type unchanged."""
+    members = [member for member in _members(hint) if member is not NoneType]
+    return members[0] if len(members) == 1 else hint
 
 
-def _classes(kind: Any) -> tuple[type, ...]:
-    """The classes that a value of the type may name, alone or in a list."""
-    members = [part for member in _members(kind) for part in (get_args(member) or (member,))]
+def _classes(hint: Any) -> tuple[type, ...]:
+    """The classes that a value of this type may name, alone or in a list."""
+    members = [part for member in _members(hint) for part in (get_args(member) or (member,))]
     return tuple(part for part in members if isinstance(part, type) and part not in PLAIN)
 
 
-def _fits(kind: Any, value: Any) -> bool:
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether jsonargparse takes the value for an option of this type."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
+    parser.add_argument("--value", type=hint)
     try:
         if isinstance(value, str):
             parser.parse_args([f"--value={value}"])
@@ -250,9 +251,9 @@ def _fits(kind: Any, value: Any) -> bool:
     return True
 
 
-def _described(kind: Any) -> str:
-    """`int or null`, `one of 'sgd', 'adamw'`."""
-    members = _members(kind)
+def _described(hint: Any) -> str:
+    """A type in words: `int or null`, `one of 'sgd', 'adamw'`."""
+    members = _members(hint)
     literals = [repr(value) for member in members if get_origin(member) is Literal for value in get_args(member)]
     words = [f"one of {', '.join(literals)}"] if literals else []
     for member in members:

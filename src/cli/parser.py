@@ -1,4 +1,4 @@
-"""train.py's parser: a user's mistake is one line that says what came, what was expected and how to mend it."""
+"""train.py's parser. A user's mistake gives one line: what was given, what was expected, and how to mend it."""
 
 import functools
 import sys
@@ -14,12 +14,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from src.callbacks import EvaluationPictures, NormStatistics
 from src.cli.mistakes import CommandLine, find_mistake, one_line
 from src.data import DATASETS, ClassificationData
-from src.failure import local_rank, yield_to_others
+from src.launch.process import local_rank, yield_to_others
 from src.models import MODELS, Classifier, Recipe
 from src.norms import NORMS, NormFamily
 
 FROM_DATA = ("num_classes", "in_channels", "in_features", "vocab_size", "max_length", "pad_token_id")
-"""Arguments of the models that the CLI takes from the data."""
+"""Arguments of the models whose values the CLI takes from the data."""
 
 COMMAND_LINE = CommandLine(
     types={
@@ -47,17 +47,17 @@ COMMAND_LINE = CommandLine(
 
 
 def fail(message: str) -> NoReturn:
-    """End the program as a user's mistake does: one message, exit code 2, no traceback."""
+    """End the program after a user's mistake: print one message without a traceback, and exit with code 2."""
     if local_rank() > 0:
-        yield_to_others()  # most often each process of a run comes here, and the first one speaks
+        yield_to_others()  # most mistakes end every process of a run, and only one of them should print
     print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
 def failing(build: Callable[..., Any]) -> Callable[..., Any]:
-    """What builds an object, and ends the program where the object refuses its arguments.
+    """Make `build`, which constructs an object, end the program if the object refuses its arguments.
 
-    An error that goes on to jsonargparse comes out among those of the other types that an option may have.
+    jsonargparse would hide such an error among the errors of the other types that the option may have.
     """
 
     @functools.wraps(build)
@@ -74,22 +74,22 @@ def _construct(class_type: type, *args: Any, **kwargs: Any) -> Any:
     return class_type(*args, **kwargs)
 
 
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser without abbreviations, which raises an ArgumentError where it refuses a command."""
+class TrainParser(LightningArgumentParser):
+    """LightningCLI's parser without abbreviations; it raises an ArgumentError where it refuses a command."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False, "exit_on_error": False})
-        for kind in (NormFamily, Recipe):
-            add_instantiator(failing(_construct), kind)
+        for base in (NormFamily, Recipe):
+            add_instantiator(failing(_construct), base)
 
     def add_instantiator(self, instantiator: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Lightning's, for models and data; where one refuses its arguments, the program ends."""
+        """Add a function that constructs models or data; the program ends if the object refuses its arguments."""
         super().add_instantiator(failing(instantiator), *args, **kwargs)
 
 
 @contextmanager
 def failing_on_mistakes(arguments: Sequence[str], line: CommandLine = COMMAND_LINE) -> Iterator[None]:
-    """End the program where a parser inside of the block refuses the arguments."""
+    """End the program if a parser refuses `arguments` inside the `with` block."""
     try:
         yield
     except ArgumentError as error:

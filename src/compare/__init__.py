@@ -1,4 +1,4 @@
-"""Comparisons: train.py over a grid of norms, seeds and other options, and what follows from the runs."""
+"""Comparisons: train.py over a grid of norms, seeds and other options, and the results of the runs."""
 
 from src.compare.curves import read_scalars
 

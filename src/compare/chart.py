@@ -1,4 +1,4 @@
-"""A comparison as a picture."""
+"""The chart of a comparison: curves of validation accuracy, and test accuracies with their intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,23 +8,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.compare.comparison import Row
-from src.compare.layout import ACCURACY
+from src.compare.figure_spec import ACCURACY
 from src.compare.statistics import estimate
 
-# Okabe and Ito's palette without yellow, which is faint on white; beyond it, lines change their style.
+# Okabe and Ito's palette without yellow, which is faint on white. More arms than colors get other line styles.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]
 STYLES = ["-", "--", ":", "-."]
-LEGEND_HOLDS = 10
-"""Arms; of more, the names beside the results have to do, which have the lines' colors."""
+MAX_LEGEND = 10
+"""The most arms with a legend. With more arms, the colored names beside the results identify the lines."""
 
 
 def looks(index: int) -> tuple[str, str]:
-    """Color and line style of the arm of this number."""
+    """The color and the line style of an arm by its index."""
     return COLORS[index % len(COLORS)], STYLES[index // len(COLORS) % len(STYLES)]
 
 
 def draw_curves(axes: Axes, rows: Sequence[Row]) -> None:
-    """Validation accuracy by epoch: the mean over the seeds, with a band from the lowest to the highest."""
+    """Draw validation accuracy by epoch: the mean over the seeds, and a band from the lowest to the highest."""
     for index, row in enumerate(rows):
         curves = [run.measures.val_accuracy for run in row.finished]
         epochs = sorted(set.intersection(*map(set, curves))) if curves else []
@@ -38,13 +38,13 @@ def draw_curves(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if len(axes.lines) in range(1, LEGEND_HOLDS + 1):
+    if len(axes.lines) in range(1, MAX_LEGEND + 1):
         axes.legend(loc="best", fontsize="small")
     axes.set_title("Mean over seeds, lowest to highest", fontsize="medium")
 
 
 def draw_results(axes: Axes, rows: Sequence[Row]) -> None:
-    """Test accuracy: a point for each seed, and the mean with its 95% interval."""
+    """Draw test accuracy: a point for each seed, and the mean with its 95% interval."""
     for index, row in enumerate(rows):
         values = list(row.values(ACCURACY).values())
         found, (color, _) = estimate(values), looks(index)
@@ -58,7 +58,7 @@ def draw_results(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def write_chart(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Both, side by side: a PNG. The names of the arms stand on the right side, in the colors of both."""
+    """Draw curves and results side by side into a PNG. The names of the arms at the results have the colors of both."""
     figure = Figure(figsize=(12, max(4.0, 1.5 + 0.45 * len(rows))), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_curves(left, rows)

@@ -1,32 +1,35 @@
-"""What the runs come to: for each arm its means over the seeds, and its differences from a baseline."""
+"""The result of the runs: for each arm its means over the seeds and its difference from a baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.compare.curves import Measures, measure, read_scalars
+from src.compare.figure_spec import ACCURACY
 from src.compare.grid import Arm, Axis, label_of
-from src.compare.layout import ACCURACY
-from src.compare.run import Job, State, version_of
+from src.compare.run import Job, State, run_folder
 from src.compare.statistics import Estimate, estimate, paired_difference
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that has ended, with what it measured."""
+class MeasuredRun:
+    """A run that has ended, with its measures."""
 
     job: Job
     state: State
     measures: Measures
 
 
-def read_run(job: Job, state: State, target: float | None = None, further: Mapping[str, str] | None = None) -> Run:
-    version = version_of(job, state)
-    return Run(job, state, measure(read_scalars(version), target, further) if version else Measures())
+def read_run(
+    job: Job, state: State, target: float | None = None, further: Mapping[str, str] | None = None
+) -> MeasuredRun:
+    """Measure a run by its TensorBoard events; see `measure` for the arguments."""
+    folder = run_folder(job, state)
+    return MeasuredRun(job, state, measure(read_scalars(folder.path), target, further) if folder else Measures())
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The value of an axis with which its other values are compared, all other axes being equal."""
+    """The value of an axis with which the other values of the axis are compared; the other axes are equal."""
 
     axis: str
     value: str
@@ -36,19 +39,19 @@ class Baseline:
         return self.value if self.axis == "norm" else f"{self.axis}={self.value}"
 
     def of(self, arm: Arm) -> dict[str, str]:
-        """The labels of the arm that an arm is compared with."""
+        """The labels of the arm with which `arm` is compared."""
         return {**arm.labels, self.axis: self.value}
 
 
 def choose_baseline(axes: Sequence[Axis], asked: str | None = "") -> Baseline | None:
-    """The first value of the first axis that has several, or the one that was asked for; None for a single arm.
+    """The value that was asked for, or the first value of the first axis with several; None for a single arm.
 
     Args:
-        axes: of the grid.
-        asked: the label of a value, or None for that of null; empty: none was asked for.
+        axes: the axes of the grid.
+        asked: the label of a value; None stands for `null`; an empty string means that the user asked for none.
 
     Raises:
-        ValueError: no axis has the value asked for, or several have.
+        ValueError: no axis has the value, or several axes have it.
     """
     if asked == "":
         return next((Baseline(axis.name, axis.labels[0]) for axis in axes if len(axis.values) > 1), None)
@@ -63,24 +66,24 @@ def choose_baseline(axes: Sequence[Axis], asked: str | None = "") -> Baseline | 
 
 @dataclass(frozen=True)
 class Row:
-    """An arm over all its seeds. A mean is over the runs that finished, and that have the value."""
+    """An arm with the runs of all its seeds. A mean is over the finished runs that have the value."""
 
     arm: Arm
-    runs: Sequence[Run]
+    runs: Sequence[MeasuredRun]
     baseline: "Row | None" = None
-    """The arm that it is compared with; None for the baseline itself."""
+    """The arm with which this one is compared; None for the baseline itself."""
 
     @property
-    def finished(self) -> list[Run]:
+    def finished(self) -> list[MeasuredRun]:
         return [run for run in self.runs if run.state.status == "finished"]
 
     def mean(self, name: str) -> Estimate | None:
-        """Of a measure, by its name in `Measures`."""
+        """The mean of a measure, which is named as in `Measures`."""
         values = [getattr(run.measures, name) for run in self.finished]
         return estimate([value for value in values if value is not None])
 
     def values(self, name: str) -> dict[int, float]:
-        """By seed, of the runs that finished: test accuracy, or what the study asks for beyond the usual."""
+        """The test accuracy, or a measure that the study asks for, of each finished run by its seed."""
         found = {
             run.job.seed: run.measures.test_accuracy if name == ACCURACY else run.measures.further.get(name)
             for run in self.finished
@@ -93,7 +96,7 @@ class Row:
 
     @property
     def difference(self) -> Estimate | None:
-        """In test accuracy, from the baseline's run of the same seed."""
+        """The mean difference in test accuracy from the baseline's run of the same seed."""
         if self.baseline is None:
             return None
         return paired_difference(self.values(ACCURACY), self.baseline.values(ACCURACY))
@@ -102,7 +105,7 @@ class Row:
         return sum(run.state.status == status for run in self.runs)
 
 
-def make_rows(arms: Sequence[Arm], runs: Sequence[Run], baseline: Baseline | None) -> list[Row]:
+def make_rows(arms: Sequence[Arm], runs: Sequence[MeasuredRun], baseline: Baseline | None) -> list[Row]:
     rows = [Row(arm, [run for run in runs if run.job.arm == arm.name]) for arm in arms]
     if baseline is None:
         return rows

@@ -1,4 +1,4 @@
-"""What a run left in TensorBoard: its curves, and what is read from them."""
+"""The curves of a run in TensorBoard, and the measures that are computed from them."""
 
 import fnmatch
 import math
@@ -10,28 +10,28 @@ from pathlib import Path
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 Curves = dict[str, list[tuple[int, float, float]]]
-"""Points `(step, seconds, value)` by tag."""
+"""By tag, the points `(step, seconds, value)`."""
 
 LOSSES = ("train/loss", "train/loss_epoch", "val/loss", "test/loss")
 
 
 def read_scalars(folder: Path) -> Curves:
-    """All scalars of one run by their tags, such as `val/accuracy`, each a list of `(step, seconds, value)`.
+    """All scalars of one run: for each tag, such as `val/accuracy`, a list of `(step, seconds, value)`.
 
-    Seconds count from the first event. A run that was stopped and went on has several files: what it did again counts
-    once, and the time in which it did not run counts nothing.
+    Seconds count from the first event. A run that was stopped and resumed has several files: the steps that it repeated
+    count once, and the time between stop and resumption does not count.
 
     Args:
-        folder: that of the run's event files, `.../version_0`.
+        folder: the folder of the run's event files, `.../version_0`.
     """
     curves: Curves = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):  # named by the second in which they were begun
+    for path in sorted(folder.glob("events.out.tfevents.*")):  # their names hold the second of their creation
         events = EventAccumulator(str(path), size_guidance={SCALARS: 0}).Reload()
         found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-        # The HPARAMS page's scores lie in files of their own, and have no step.
-        begun = min((points[0].step for tag, points in found.items() if not tag.startswith("hp")), default=math.inf)
+        # The scores of the HPARAMS page are in files of their own and have no step.
+        start = min((points[0].step for tag, points in found.items() if not tag.startswith("hp")), default=math.inf)
         for tag, points in curves.items():
-            curves[tag] = [point for point in points if point[0] < begun]
+            curves[tag] = [point for point in points if point[0] < start]
         before = max((points[-1][1] for points in curves.values() if points), default=0.0)
         for tag, points in found.items():
             seconds = [before + point.wall_time - events.FirstEventTimestamp() for point in points]
@@ -40,33 +40,34 @@ def read_scalars(folder: Path) -> Curves:
 
 
 def diverged(curves: Mapping[str, list[tuple[int, float, float]]]) -> bool:
-    """Whether a loss was not finite."""
+    """Whether any loss was not finite."""
     return any(not math.isfinite(value) for tag in LOSSES for _, _, value in curves.get(tag, []))
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What a comparison says about one run; None is what it has not."""
+    """The measures of one run; None if the run does not have the measure."""
 
     test_accuracy: float | None = None
     epochs_to_target: float | None = None
     seconds_to_target: float | None = None
     ms_per_step: float | None = None
     val_accuracy: dict[int, float] = field(default_factory=dict)
-    """By epoch, counted from 1."""
+    """By epoch, counted from 1; empty if there was no validation."""
 
     peak_gpu_memory_mib: float | None = None
 
     further: dict[str, float] = field(default_factory=dict)
-    """What a study asks for, by its name."""
+    """The further measures that a study asks for, by name."""
 
 
 def read_further(curves: Curves, asked: Mapping[str, str]) -> dict[str, float]:
-    """Measures that are named by a tag; those that a run has no finite value of are left out.
+    """Further measures, each computed from scalars; a measure without a finite value is left out.
 
     Args:
-        asked: `norms/eval_gap/*` is the mean over a run's points, and over all tags that fit; `train/accuracy[-1]` the
-            last point.
+        curves: the run's curves.
+        asked: by the measure's name, a pattern of tags: `norms/eval_gap/*` is the mean over the points of a tag, and
+            over all tags that match; `train/accuracy[-1]` is the last point in place of the mean.
     """
     found = {}
     for name, wanted in asked.items():
@@ -82,8 +83,16 @@ def read_further(curves: Curves, asked: Mapping[str, str]) -> dict[str, float]:
 
 
 def measure(curves: Curves, target: float | None = None, further: Mapping[str, str] | None = None) -> Measures:
-    """The measures of a run with these curves; the time of a step is the median over the logged ones."""
-    # A scalar of the last step can be there before its epoch is.
+    """The measures of a run with these curves.
+
+    The time of a step is the median over the logged steps.
+
+    Args:
+        curves: the run's curves.
+        target: a validation accuracy; the measures say when the run reached it.
+        further: see `read_further`.
+    """
+    # While a run writes, a scalar of the last step may be there before the epoch of that step.
     epochs = {step: int(value) + 1 for step, _, value in curves.get("epoch", [])}
     val = [(epochs[step], seconds, value) for step, seconds, value in curves.get("val/accuracy", []) if step in epochs]
     reached = next((point for point in val if target is not None and point[2] >= target), None)

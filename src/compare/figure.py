@@ -1,4 +1,4 @@
-"""A study's own figure: measures against an axis of the grid, as lines and panels of its other axes."""
+"""A study's own figure: measures against an axis of the grid, with lines and panels for the other axes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,14 @@ from matplotlib.figure import Figure
 
 from src.compare.chart import looks
 from src.compare.comparison import Row
-from src.compare.layout import ACCURACY, MEASURES, FigureSpec
+from src.compare.figure_spec import ACCURACY, MEASURES, FigureSpec
 
 
 def write_figure(path: Path, rows: Sequence[Row], spec: FigureSpec, measures: Sequence[str]) -> None:
-    """Means over the seeds with their lowest and highest values; where no run finished, nothing: a PNG."""
+    """Draw the means over the seeds, with a band from the lowest to the highest value, into a PNG.
+
+    An arm of which no run finished has no point.
+    """
     measures = spec.measures or ([*measures] if spec.x == MEASURES else [ACCURACY, *measures])
     if spec.panels == MEASURES:
         panels = [*measures]

@@ -1,4 +1,4 @@
-"""What is compared: the axes of the grid, its arms, and their options of train.py."""
+"""The grid of a comparison: its axes, its arms, and their flags of train.py."""
 
 import itertools
 import json
@@ -7,50 +7,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from src.norms.spec import from_text, is_spec, options_of, to_text
+
 NAMED = {"model.norm": "norm", "data.batch_size": "batch_size", "model.recipe.lr": "lr"}
-"""Options that have a flag of compare.py, by the name of their column."""
+"""The options of train.py that have a flag of their own in compare.py, with the names of their columns."""
 
 
 def split(values: Any) -> list[Any]:
-    """`BatchNorm,GroupNorm(num_groups=8)` as two values; a list as it is, one value as a list of one."""
+    """A list of values: `BatchNorm,GroupNorm(num_groups=8)` as two, a list unchanged, any other value as one."""
     if isinstance(values, str):
         return [value.strip() for value in re.findall(r"(?:[^,(]|\([^)]*\))+", values)]
     return list(values) if isinstance(values, list) else [values]
 
 
 def parse_norm(value: Any) -> Any:
-    """`GroupNorm(num_groups=8)` in the form of a config; what has that form, or has no options, as it is."""
-    if not isinstance(value, str) or not (found := re.fullmatch(r"(\w+)\((.*)\)", value)):
-        return None if value == "null" else value
-    options = [option.partition("=") for option in found[2].split(",") if option.strip()]
-    return {"class_path": found[1], "init_args": {name.strip(): text.strip() for name, _, text in options}}
+    """A norm in the form of a config: `GroupNorm(num_groups=8)` as a class with options, any other value unchanged."""
+    if not isinstance(value, str):
+        return value
+    return None if value == "null" else from_text(value) or value
 
 
-def as_text(value: Any) -> str:
+def flag_value(value: Any) -> str:
     """A value as a flag of train.py takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def flags_of(option: str, value: Any) -> list[str]:
     """The flags of train.py that set an option."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
-        return [f"--{option}={as_text(value)}"]
-    arguments = value.get("init_args") or {}
-    return [f"--{option}={value['class_path']}", *(f"--{option}.{k}={as_text(v)}" for k, v in arguments.items())]
+    if not is_spec(value):
+        return [f"--{option}={flag_value(value)}"]
+    own = [f"--{option}.{name}={flag_value(each)}" for name, each in options_of(value).items()]
+    return [f"--{option}={value['class_path']}", *own]
 
 
 def label_of(value: Any) -> str:
-    """A value as tables show it: a class with its options as `GroupNorm(num_groups=8)`."""
-    if not isinstance(value, Mapping) or "class_path" not in value:
-        return as_text(value)
-    options = ", ".join(f"{name}={as_text(option)}" for name, option in (value.get("init_args") or {}).items())
-    name = value["class_path"].rsplit(".", 1)[-1]
-    return f"{name}({options})" if options else name
+    """A value as tables show it: a class with its options as `GroupNorm(num_groups=8)`, without them as `GroupNorm`."""
+    return to_text(value, flag_value).removesuffix("()") if is_spec(value) else flag_value(value)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An option of train.py, and the values that it takes in turn."""
+    """An option of train.py with the values that are compared."""
 
     option: str
     values: tuple[Any, ...]
@@ -62,7 +59,7 @@ class Axis:
 
 
 def make_axes(varied: Mapping[str, Any]) -> list[Axis]:
-    """An axis for each option, named by the end of the option's name where that tells them apart.
+    """An axis for each option. Its name is the last part of the option's name, or the whole if two have the same part.
 
     Raises:
         ValueError: an axis is empty, or has a value twice.
@@ -83,7 +80,7 @@ def make_axes(varied: Mapping[str, Any]) -> list[Axis]:
 
 @dataclass(frozen=True)
 class Arm:
-    """One combination of values, which is run with each seed."""
+    """One combination of values, which is trained with each seed."""
 
     labels: Mapping[str, str]
     """The value of each axis, by the axis's name."""
@@ -98,21 +95,21 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """The name, of characters that every shell and TensorBoard leave alone."""
+        """The name of the arm's folder: `name` with only those characters that no shell and no TensorBoard changes."""
         return re.sub(r"[^\w.=+-]+", "_", self.name).strip("_")
 
 
 def make_arms(axes: Sequence[Axis], fixed: Mapping[str, Any]) -> list[Arm]:
-    """All combinations; the last axis moves fastest.
+    """All combinations; the last axis changes fastest.
 
     Raises:
-        ValueError: two arms would lie in one folder.
+        ValueError: two arms would have the same folder.
     """
     arms: list[Arm] = []
     folders: dict[str, str] = {}
     for values in itertools.product(*(axis.values for axis in axes)):
         chosen = {axis.option: value for axis, value in zip(axes, values, strict=True)}
-        # A class comes before its options, whatever the order in which they were given.
+        # A class must come before its options, in whatever order the user gave them.
         options = sorted({**fixed, **chosen}.items(), key=lambda option: option[0].count("."))
         flags = [flag for option, value in options for flag in flags_of(option, value)]
         arm = Arm({axis.name: label_of(chosen[axis.option]) for axis in axes}, tuple(flags))

@@ -1,4 +1,4 @@
-"""compare.py from its command line to its tables."""
+"""compare.py, from its command line to its tables."""
 
 import contextlib
 import itertools
@@ -17,20 +17,20 @@ from rich.table import Column, Table
 
 from src.cli.parser import fail
 from src.compare.chart import write_chart
-from src.compare.check import FitParser
-from src.compare.comparison import Baseline, Run, choose_baseline, make_rows, read_run
+from src.compare.comparison import Baseline, MeasuredRun, choose_baseline, make_rows, read_run
+from src.compare.executors import RayCluster, run_here
 from src.compare.figure import write_figure
+from src.compare.fit_options import FitParser
 from src.compare.grid import Arm
 from src.compare.options import Options, parse
-from src.compare.places import Cluster, run_here
-from src.compare.progress import Watch
+from src.compare.progress import ComparisonProgress
 from src.compare.report import explanation, table, write_csv, write_runs_csv
 from src.compare.run import Job, State, load_state
 from src.machine import num_cores
 from src.markdown import markdown_table
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-# After the flags of an arm, which may name callbacks of their own.
+# Added after the flags of an arm, which may set callbacks of their own.
 STOP_WHEN_DIVERGED = (
     '--trainer.callbacks+={"class_path": "EarlyStopping", "init_args": {"monitor": "train/loss_epoch", '
     '"patience": 1000000000, "check_on_train_epoch_end": true}}',
@@ -38,9 +38,9 @@ STOP_WHEN_DIVERGED = (
 
 
 def make_jobs(options: Options, arms: Sequence[Arm], threads: int) -> list[Job]:
-    """All runs, each seed's together: what fails in an arm fails early, and an interruption leaves whole pairs.
+    """All runs, ordered by seed, so that an arm that fails does so early, and an interruption leaves complete pairs.
 
-    A mistake in an arm's options ends the program.
+    A mistake in the options of an arm ends the program.
     """
     configs = [f"--config={path}" for path in options.configs]
     parser = FitParser()
@@ -66,8 +66,8 @@ def make_jobs(options: Options, arms: Sequence[Arm], threads: int) -> list[Job]:
 
 
 def threads_per_run(cores: int, at_once: int) -> int:
-    """OMP_NUM_THREADS where it is set, else an equal share of the cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # of a list, the threads of the outermost loops
+    """OMP_NUM_THREADS if it is set, else an equal share of the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first number in a list is of the outer loops
     if not asked:
         return max(1, cores // at_once)
     if not asked.isdecimal() or int(asked) < 1:
@@ -76,7 +76,7 @@ def threads_per_run(cores: int, at_once: int) -> int:
 
 
 def stop_on_sigterm() -> None:
-    """End as by Ctrl-C when a job's time is over."""
+    """Treat SIGTERM, which a batch system sends when a job's time is over, as Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -86,7 +86,7 @@ def stop_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def hold(output: Path) -> Iterator[None]:
-    """Make the folder, and keep other comparisons out of it until the block or this process ends."""
+    """Make the folder and lock it against other comparisons until the `with` block or this process ends."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output / "lock").acquire(timeout=0)
@@ -99,25 +99,28 @@ def hold(output: Path) -> Iterator[None]:
 
 
 def counted(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`"""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def announce(console: Console, options: Options, arms: Sequence[Arm], over: int, threads: int) -> None:
+def announce(console: Console, options: Options, arms: Sequence[Arm], num_over: int, threads: int) -> None:
+    """Print how many runs there are, how many of them are over, and where they are executed."""
     runs = len(arms) * options.seeds
     lines = [f"{counted(runs, 'run')}: {counted(len(arms), 'arm')} x {counted(options.seeds, 'seed')}"]
-    if over:
-        lines.append(f"{over} of them done before")
+    if num_over:
+        lines.append(f"{num_over} of them done before")
     place = f"on the Ray cluster {options.ray}" if options.ray else f"{options.jobs} at once"
     lines.append(f"{place}, {counted(threads, 'thread')} each; in {options.output}")
     show(console, ", ".join(lines))
 
 
 def show(console: Console, text: str) -> None:
+    """Print a line as it is, without rich's markup, colors and line breaks."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def score(options: Options) -> Callable[[Job, State], str]:
-    """What is said of a run that has ended."""
+    """The function that says in a few words how a run has ended."""
 
     def text(job: Job, state: State) -> str:
         if state.status == "failed":
@@ -152,7 +155,7 @@ def compare(arguments: list[str]) -> None:
         baseline = choose_baseline(axes, options.baseline)
     except ValueError as error:
         fail(str(error))
-    cluster = Cluster(options.ray) if options.ray else None
+    cluster = RayCluster(options.ray) if options.ray else None
     threads = threads_per_run(cluster.num_cores if cluster else num_cores(), options.jobs)
     jobs = make_jobs(options, arms, threads)
     states = {job.name: load_state(job) for job in jobs}
@@ -167,11 +170,11 @@ def compare(arguments: list[str]) -> None:
 
     def ended(job: Job, state: State) -> None:
         states[job.name] = state
-        watch.ended(job, state)
+        progress.ended(job, state)
 
-    watch = Watch(console, remaining, len(jobs) - len(remaining), score(options))
+    progress = ComparisonProgress(console, remaining, len(jobs) - len(remaining), score(options))
     try:
-        with hold(Path(str(options.output))), watch:
+        with hold(Path(str(options.output))), progress:
             if cluster:
                 cluster.run(remaining, ended)
             else:
@@ -191,11 +194,11 @@ def write_report(
     console: Console,
     options: Options,
     arms: Sequence[Arm],
-    runs: Sequence[Run],
+    runs: Sequence[MeasuredRun],
     baseline: Baseline | None,
     command: str,
 ) -> None:
-    """The tables and the chart, and the table on the screen."""
+    """Write the tables and the chart, and print the table."""
     output = Path(str(options.output))
     rows = make_rows(arms, runs, baseline)
     further = list(options.measures)

@@ -1,4 +1,4 @@
-"""The options of compare.py: flags, or keys of a study's file."""
+"""The options of compare.py, which are flags or keys of a study's file."""
 
 import argparse
 import json
@@ -13,20 +13,20 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from src.cli.mistakes import CommandLine, arguments_of
 from src.cli.parser import fail, failing_on_mistakes
+from src.compare.figure_spec import FigureSpec
 from src.compare.grid import NAMED, Arm, Axis, make_arms, make_axes, parse_norm, split
-from src.compare.layout import FigureSpec
+from src.machine import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 QUICK = REPOSITORY / "configs/debug.yaml"
 TRAIN_PY = "trainer|model|data|norm_statistics|evaluation_pictures|timeout"
-"""What options of train.py begin with."""
+"""The first parts of train.py's options, as a regular expression."""
 
-OURS = {"seed_everything", "experiment", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger"}
-"""Options of train.py that say which run it is, and where it lies."""
+CHOSEN = {"seed_everything", "experiment", "ckpt_path", "config", "trainer.default_root_dir", "trainer.logger"}
+"""Options of train.py that compare.py chooses for each run: which run it is, and where its folder is."""
 
 SWITCHES = {
-    "quick": "One epoch of a few batches and two seeds at most, in a folder of its own: to see that it all works.",
-    "dry_run": "Say which runs there are, and start none.",
+    "quick": "Train for one epoch of a few batches, at most two seeds and in another folder, to see that all works.",
+    "dry_run": "List the runs and start none.",
 }
 
 
@@ -35,23 +35,24 @@ class Options:
     """Train with each norm, batch size and learning rate, over the same seeds, and compare.
 
     Args:
-        config: a configuration of train.py; several overlay each other (`--config A --config B`).
-        norms: `BatchNorm,GroupNorm(num_groups=8),null`, or a list in the form of a configuration.
-        batch_sizes: `16,64`; sets data.batch_size.
-        learning_rates: `0.01,0.1`; sets model.recipe.lr.
-        vary: further options of train.py, each with a list of values: `{data.scaling: [raw, minmax]}`.
-        set: options of train.py for every run; the same as giving them as flags, `--trainer.max_epochs=3`.
-        seeds: how many; they are 0, 1, 2, ...
-        measures: further columns of the table, each the name of a TensorBoard scalar, of which it shows the mean over a
-            run, or with [-1] the last value: `{eval gap: norms/eval_gap/*, train loss: "train/loss_epoch[-1]"}`.
-        figure: draw the means against an axis in place of the usual chart: `{x: lr, lines: init_scale, panels: norm}`.
-        baseline: the value that the others of its axis are compared with; if empty, the first of the first axis.
-        target: a validation accuracy, to count the epochs and seconds until a run reaches it.
-        jobs: runs at once on one machine, which share its cores.
-        output: a folder; by default runs/compare/ and the name of the study or the configuration.
+        config: a configuration of train.py; a later one overrides an earlier one (`--config A --config B`).
+        norms: the norms to compare: `BatchNorm,GroupNorm(num_groups=8),null`, or a list in the form of a configuration.
+        batch_sizes: the values of data.batch_size to compare: `16,64`.
+        learning_rates: the values of model.recipe.lr to compare: `0.01,0.1`.
+        vary: further options of train.py, each with a list of values to compare: `{data.scaling: [none, minmax]}`.
+        set: options of train.py for every run; flags such as `--trainer.max_epochs=3` do the same.
+        seeds: the number of seeds, which are 0, 1, 2, ...
+        measures: further columns of the table: by name, a TensorBoard scalar, for its mean over a run, or with [-1] for
+            its last value: `{eval gap: norms/eval_gap/*, train loss: "train/loss_epoch[-1]"}`.
+        figure: a figure of the means against an axis, in place of the usual chart:
+            `{x: lr, lines: init_scale, panels: norm}`.
+        baseline: the value with which the others of its axis are compared; if empty, the first value of the first axis.
+        target: a validation accuracy; the table then has the epochs and seconds until a run reaches it.
+        jobs: the number of runs at once on one machine; they share its cores.
+        output: the folder of the comparison; by default runs/compare/ and the name of the study or the configuration.
         quick: see `SWITCHES`.
         dry_run: see `SWITCHES`.
-        ray: the address of a Ray cluster, such as `auto` or `10.0.0.1:6379`, on which to run.
+        ray: the address of the Ray cluster that executes the runs, such as `auto` or `10.0.0.1:6379`.
     """
 
     config: str | list[str] = field(default_factory=list)
@@ -89,7 +90,7 @@ class Options:
         return make_arms(axes, self.set)
 
     def make_quick(self) -> None:
-        """As `--quick` asks: the limits of configs/debug.yaml, which beat everything else."""
+        """Apply `--quick`: set the limits of configs/debug.yaml, which override all other options."""
         limits = yaml.safe_load(QUICK.read_text())["trainer"]
         self.set |= {f"trainer.{name}": value for name, value in limits.items()}
         self.seeds = min(self.seeds, 2)
@@ -97,12 +98,12 @@ class Options:
 
 
 def check_options(names: Sequence[str]) -> None:
-    """Raise a ValueError where an option is given in two places, or is not the user's to set."""
+    """Raise a ValueError if an option is given in two places, or if compare.py chooses it."""
     names = [name.replace(".init_args.", ".") for name in names]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is given twice: once among norms, batch_sizes, learning_rates, vary and set")
-        if name in OURS:
+        if name in CHOSEN:
             raise ValueError(f"{name} cannot be set or varied: compare.py chooses it for each run")
 
 
@@ -118,11 +119,11 @@ def make_parser() -> ArgumentParser:
 
 
 def parse(arguments: list[str]) -> Options:
-    """The options of a command. `--config` may come several times, and options of train.py go to `set`."""
+    """The options of a command: `--config` may be repeated, and options of train.py are added to `set`."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", action="append")
     given, rest = first.parse_known_args(arguments)
-    own, for_all = _apart(rest)
+    own, train_options = _separate(rest)
     if given.config:
         own.append(f"--config={json.dumps(given.config)}")
     parser = make_parser()
@@ -133,7 +134,7 @@ def parse(arguments: list[str]) -> Options:
     options = Options(**vars(namespace))
     if not options.configs:
         fail("nothing to compare: give --config=configs/digits.yaml and --norms=BatchNorm,LayerNorm, or --study=FILE")
-    options.set = {**options.set, **for_all}
+    options.set = {**options.set, **train_options}
     named_by = Path(study[-1].relative if study else options.configs[0])
     options.output = options.output or str(Path("runs/compare", named_by.stem))
     if options.quick:
@@ -144,18 +145,18 @@ def parse(arguments: list[str]) -> Options:
     return options
 
 
-def _apart(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments that are compare.py's, and the options that are train.py's."""
-    own, for_all = [], {}
+def _separate(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate the arguments of compare.py from the options of train.py."""
+    own, train_options = [], {}
     remaining = iter(arguments)
     for argument in remaining:
         if found := re.fullmatch(rf"--((?:{TRAIN_PY})\b[^=]*)(?:=(.*))?", argument, re.DOTALL):
             name, value = found[1], found[2] if found[2] is not None else next(remaining, None)
             if value is None:
                 fail(f"--{name} has no value: --{name}=VALUE")
-            if name.endswith("+") and name in for_all:
+            if name.endswith("+") and name in train_options:
                 fail(f"--{name} is given twice: give a list, --{name}='[FIRST, SECOND]'")
-            for_all[name] = value
+            train_options[name] = value
         else:
             own.append(argument)
-    return own, for_all
+    return own, train_options

@@ -1,4 +1,4 @@
-"""What is seen of the runs while they run."""
+"""The progress of a comparison on the screen while its runs run."""
 
 import threading
 import time
@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from src.compare.curves import measure, read_scalars
-from src.compare.run import STATE_FILE, Job, State, load_state, version_of
+from src.compare.run import STATE_FILE, Job, State, load_state, run_folder
 
-SECONDS_BETWEEN_LOOKS = 2.0
-MOST_SHARE = 0.02
-"""Of the time, spent on looking: the runs have long curves, and need the cores."""
+SECONDS_BETWEEN_UPDATES = 2.0
+MAX_SHARE = 0.02
+"""The largest share of the time that goes into reading the curves, which may be long; the runs need the cores."""
 
 
-class Watch:
-    """A line for each run that has ended and, on a terminal, bars for all runs and for each that is running.
+class ComparisonProgress:
+    """Prints a line for each run that has ended; on a terminal, also a bar for all runs and one for each that runs.
 
-    The bars are read from the runs' own files, so that they move wherever a run is.
+    The bars follow the files of the runs, so that a run may be on another machine.
     """
 
     def __init__(self, console: Console, jobs: Sequence[Job], num_finished: int, score: Callable[[Job, State], str]):
@@ -40,24 +40,24 @@ class Watch:
         self.counts: dict[str, int] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._looking = threading.Thread(target=self._look, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._update_bars, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
         self.progress.start()
         if self.console.is_terminal:
-            self._looking.start()
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._ended.set()
-        if self._looking.is_alive():
-            self._looking.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self.progress.stop()
 
     def ended(self, job: Job, state: State) -> None:
-        """A run has ended."""
+        """Print the line of a run that has ended, and remove its bar."""
         with self._lock:
             del self.waiting[job.name]
             if (bar := self.bars.pop(job.name, None)) is not None:
@@ -70,28 +70,28 @@ class Watch:
             f"{place:>7}  {job.name}: {self.score(job, state)}", markup=False, highlight=False, soft_wrap=True
         )
 
-    def _look(self) -> None:
+    def _update_bars(self) -> None:
         took = 0.0
-        while not self._ended.wait(max(SECONDS_BETWEEN_LOOKS, took / MOST_SHARE)):
-            begun = time.monotonic()
+        while not self._ended.wait(max(SECONDS_BETWEEN_UPDATES, took / MAX_SHARE)):
+            start = time.monotonic()
             with self._lock:
                 for job in self.waiting.values():
-                    self._look_at(job)
-            took = time.monotonic() - begun
+                    self._update_bar(job)
+            took = time.monotonic() - start
 
-    def _look_at(self, job: Job) -> None:
+    def _update_bar(self, job: Job) -> None:
         if written(job) == self._written[job.name]:
-            return  # not started by this comparison: an interrupted one left it
+            return  # an earlier comparison, which was interrupted, left this state
         state = load_state(job)
-        version = version_of(job, state) if state and state.status == "started" else None
-        if version is None:
+        folder = run_folder(job, state) if state and state.status == "started" else None
+        if folder is None:
             return
         if job.name not in self.bars:
             epochs = job.options["trainer"]["max_epochs"]
             self.bars[job.name] = self.progress.add_task(
                 job.name, total=epochs if epochs and epochs > 0 else None, note=""
             )
-        by_epoch = measure(read_scalars(version)).val_accuracy
+        by_epoch = measure(read_scalars(folder.path)).val_accuracy
         if by_epoch:
             epoch = max(by_epoch)
             note = f"val/accuracy {by_epoch[epoch]:.4f}"
@@ -99,7 +99,7 @@ class Watch:
 
 
 def written(job: Job) -> int:
-    """When the file of a run's state was written, in nanoseconds; 0 where there is none."""
+    """The time at which a run's state was written, in nanoseconds; 0 if there is no state."""
     try:
         return (job.folder / STATE_FILE).stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,21 +1,21 @@
-"""A comparison as tables: Markdown to read, CSV to go on with."""
+"""The tables of a comparison: Markdown to read, CSV for further analysis."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from src.compare.comparison import Baseline, Row
-from src.compare.layout import ACCURACY
+from src.compare.figure_spec import ACCURACY
 from src.compare.statistics import Estimate, estimate
 
 MIB = 2**20
-NOTHING = "–"  # noqa: RUF001 (what a table has for no value)
+NO_VALUE = "–"  # noqa: RUF001 (the sign in a table)
 
 
 def plus_minus(found: Estimate | None, digits: int, scale: float = 1.0, out_of: int | None = None) -> str:
-    """`0.9877 ± 0.0021`; with the number of values where they are fewer than `out_of`."""
+    """`0.9877 ± 0.0021`, with the number of values if there are fewer than `out_of`."""
     if found is None:
-        return NOTHING
+        return NO_VALUE
     text = f"{found.mean * scale:.{digits}f}"
     if found.std is not None:
         text += f" ± {found.std * scale:.{digits}f}"
@@ -23,19 +23,19 @@ def plus_minus(found: Estimate | None, digits: int, scale: float = 1.0, out_of: 
 
 
 def significant(found: Estimate | None) -> str:
-    """`0.00123 ± 0.00004` in three digits, whatever the size."""
+    """`0.00123 ± 0.00004`, with three significant digits."""
     if found is None:
-        return NOTHING
+        return NO_VALUE
     return f"{found.mean:.3g}" + (f" ± {found.std:.2g}" if found.std is not None else "")
 
 
 def difference_text(found: Estimate | None, out_of: int) -> str:
-    """`-0.0123 [-0.0200, -0.0046]`; with the number of pairs where they are fewer than `out_of`.
+    """`-0.0123 [-0.0200, -0.0046]`, with the number of pairs if there are fewer than `out_of`.
 
-    A single pair has no interval, and says so.
+    A single pair has no interval: `-0.0123 (one seed)`.
     """
     if found is None:
-        return NOTHING
+        return NO_VALUE
     if found.interval is None:
         return f"{found.mean:+.4f} (one seed)"
     low, high = found.interval
@@ -44,7 +44,7 @@ def difference_text(found: Estimate | None, out_of: int) -> str:
 
 
 def counts(row: Row) -> str:
-    """`3 finished`, `1 finished, 2 diverged`"""
+    """How the runs of an arm ended: `3 finished`, `1 finished, 2 diverged`."""
     found = {status: row.count(status) for status in ("finished", "diverged", "failed")}
     return ", ".join(f"{count} {status}" for status, count in found.items() if count)
 
@@ -52,7 +52,7 @@ def counts(row: Row) -> str:
 def table(
     rows: Sequence[Row], baseline: Baseline | None, target: float | None, further: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Its header and its lines; `further` names what a study measures beyond the usual."""
+    """The header and the lines of the table; `further` has the names of a study's further measures."""
     header = [*(rows[0].arm.labels or ["arm"]), ACCURACY]
     if baseline:
         header.append(f"difference from {baseline.name} [95% interval]")
@@ -77,7 +77,7 @@ def table(
 
 
 def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Sequence[str] = ()) -> None:
-    """One line for each arm, numbers alone."""
+    """Write one line for each arm, with plain numbers."""
     measures = ["test_accuracy", "ms_per_step", "peak_gpu_memory_mib"]
     measures += [] if target is None else ["epochs_to_target", "seconds_to_target"]
     lines = []
@@ -98,7 +98,7 @@ def write_csv(path: Path, rows: Sequence[Row], target: float | None, further: Se
 
 
 def write_runs_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line for each run."""
+    """Write one line for each run."""
     lines: list[dict[str, object]] = []
     for row in rows:
         for run in row.runs:
@@ -137,15 +137,16 @@ def _write(path: Path, lines: Sequence[dict[str, object]]) -> None:
 
 
 def explanation(baseline: Baseline | None, num_seeds: int) -> str:
-    """What the table's numbers are."""
-    lines = [f"Means ± standard deviations over {num_seeds} seed{'s' * (num_seeds > 1)}, of the runs that finished."]
+    """What the numbers in the table are."""
+    lines = [f"Means ± standard deviations over {num_seeds} seed{'s' * (num_seeds > 1)}, of the finished runs."]
     if baseline:
         lines.append(
-            f"Differences are of test accuracy, paired by seed, from {baseline.name}, all else equal; "
-            "the interval is Student's t (95%, each for itself), and one that holds 0 shows no difference."
+            f"Differences in test accuracy from {baseline.name} are paired by seed, all else equal. The interval is "
+            "Student's t (95%, each for itself). An interval that contains 0 does not settle whether there is a "
+            "difference."
         )
     lines.append(
-        "ms per step: median of a run's logged steps. Peak memory: of the process on the host; a GPU's is apart. "
+        "ms per step: the median of a run's logged steps. Peak memory: of the process on the host, without the GPU's. "
         "Diverged: a loss was not finite."
     )
     return " ".join(lines)

@@ -1,4 +1,4 @@
-"""One run: a process of train.py, and the file that says how far it came."""
+"""One run: a process of train.py, and the file `run.json` that keeps its state."""
 
 import json
 import os
@@ -14,30 +14,29 @@ from pathlib import Path
 from typing import Any, Literal
 from zipfile import is_zipfile
 
-from src.cli.runs import versions
+from src.cli.run_folder import RunFolder, runs_of
 from src.compare.curves import diverged, read_scalars
-from src.compare.options import REPOSITORY
 from src.data import publish, scratch_folder
-from src.failure import ENDS_WITH_PARENT
-from src.machine import hardware, software
+from src.launch.process import ENDS_WITH_PARENT
+from src.machine import REPOSITORY, hardware, software
 
 STATE_FILE = "run.json"
-GRACE = 20.0
-"""Seconds in which a run that is stopped is to end by itself."""
+SECONDS_TO_END = 20.0
+"""Seconds that a run has to end by itself after SIGTERM, before it is killed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run that is asked for: plain values, so that it can be sent to another machine."""
+    """A run that is asked for, as plain values, so that it can be sent to another machine."""
 
     arm: str
     seed: int
     folder: Path
-    """Of its runs, absolute: train.py makes version_0 in it."""
+    """Absolute path; train.py makes version_0, version_1, ... in it."""
 
     flags: tuple[str, ...]
     options: dict[str, Any]
-    """What the flags come to; a run with other options is another run."""
+    """All options of train.py that follow from the flags. A run with other options is another run."""
 
     threads: int
     working_folder: Path
@@ -53,15 +52,15 @@ class Job:
 
 @dataclass(frozen=True)
 class State:
-    """How far a run has come."""
+    """Whether a run has started or how it ended, and what it took."""
 
     status: Literal["started", "finished", "diverged", "failed"]
     first_version: int
-    """Of the versions in its folder, those from this one on are of the run's options."""
+    """The first folder `version_<n>` of a run with these options; lower numbers are of runs with other options."""
 
     error: str = ""
     peak_memory: int = 0
-    """Of the process on the host, in bytes, and of several attempts the last; 0 where it is not known."""
+    """Bytes of the process on the host; the last attempt's if there were several; 0 if not known."""
 
     hardware: str = ""
     software: str = ""
@@ -69,7 +68,7 @@ class State:
 
     @property
     def is_over(self) -> bool:
-        """A failed run is tried again by the next command; a run that diverged would diverge again."""
+        """Whether the run is not repeated. A failed run is repeated; a diverged run would diverge again."""
         return self.status in ("finished", "diverged")
 
 
@@ -83,7 +82,7 @@ def load_state(job: Job) -> State | None:
 
 
 def save_state(job: Job, state: State) -> State:
-    """Write it whole or not at all."""
+    """Write the state whole or not at all, and return it."""
     with scratch_folder(job.folder) as scratch:
         text = json.dumps({"state": asdict(state), "flags": job.flags, "options": job.options}, indent=1)
         (scratch / STATE_FILE).write_text(text)
@@ -91,26 +90,22 @@ def save_state(job: Job, state: State) -> State:
     return state
 
 
-def number(version: Path) -> int:
-    return int(version.name.removeprefix("version_"))
-
-
 def next_version(job: Job) -> int:
     """The number of the folder that train.py would make next."""
-    return 1 + max(map(number, versions(job.folder)), default=-1)
+    return 1 + max((run.version for run in runs_of(job.folder)), default=-1)
 
 
-def version_of(job: Job, state: State) -> Path | None:
+def run_folder(job: Job, state: State) -> RunFolder | None:
     """The folder of the run's events and checkpoints, once train.py has made it."""
-    newest = next(iter(versions(job.folder)), None)
-    return newest if newest and number(newest) >= state.first_version else None
+    newest = next(iter(runs_of(job.folder)), None)
+    return newest if newest and newest.version >= state.first_version else None
 
 
 def execute(job: Job, stopped: Callable[[], bool] = lambda: False) -> State:
-    """Run train.py to its end, going on where an earlier attempt was stopped.
+    """Run train.py to its end, or resume it where an earlier attempt was stopped.
 
     Raises:
-        KeyboardInterrupt: `stopped` became true; the process has ended.
+        KeyboardInterrupt: `stopped` returned True; the process has ended.
     """
     state = load_state(job)
     if state and state.is_over:
@@ -119,30 +114,30 @@ def execute(job: Job, stopped: Callable[[], bool] = lambda: False) -> State:
         job.folder.mkdir(parents=True, exist_ok=True)
         state = State("started", next_version(job))
     save_state(job, State("started", state.first_version))
-    # An attempt that ended before its first checkpoint leaves nothing to go on with, but curves that lead nowhere; one
-    # that was killed while it wrote its checkpoint may leave a part of it.
-    while (version := version_of(job, state)) and not is_zipfile(version / "checkpoints/last.ckpt"):
-        shutil.rmtree(version)
+    # An attempt without a whole checkpoint cannot be resumed, and its curves would stay in TensorBoard. It ended before
+    # its first checkpoint, or while it wrote one.
+    while (folder := run_folder(job, state)) and not is_zipfile(folder.checkpoint("last")):
+        shutil.rmtree(folder.path)
     flags = [*job.flags, f"--trainer.default_root_dir={job.folder.parent}", f"--experiment={job.folder.name}"]
-    if version:
+    if folder:
         flags.append("--ckpt_path=last")
     begun = job.log.stat().st_size if job.log.is_file() else 0
     code, peak_memory = _run_process(job, flags, stopped)
     with job.log.open(errors="replace") as log:
         log.seek(begun)
-        shown = log.read()
-    status, error = _outcome(version_of(job, state), code, shown)
+        output = log.read()
+    status, error = _outcome(run_folder(job, state), code, output)
     ended = State(status, state.first_version, error, peak_memory, hardware(), software(), job.threads)
     return save_state(job, ended)
 
 
 def _run_process(job: Job, flags: list[str], stopped: Callable[[], bool]) -> tuple[int, int]:
-    """Exit code and peak memory in bytes."""
+    """Run train.py in a process; return its exit code and its peak memory in bytes."""
     peak_memory = 0
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), ENDS_WITH_PARENT: "1", "COLUMNS": "120"}
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", *flags]
     with job.log.open("ab") as log:
-        # A group of its own: Ctrl-C reaches compare.py alone, which ends what it started.
+        # In a process group of its own, since Ctrl-C must reach compare.py alone, which then ends its runs.
         process = subprocess.Popen(
             command,
             cwd=job.working_folder,
@@ -165,16 +160,16 @@ def _run_process(job: Job, flags: list[str], stopped: Callable[[], bool]) -> tup
 
 
 def _peak_memory(pid: int) -> int:
-    """The most that a process has taken so far, in bytes; on systems without /proc 0.
+    """The most memory that a process has taken so far, in bytes; 0 on systems without /proc.
 
-    Not `ru_maxrss`, which starts with what the parent took when it started the process.
+    `ru_maxrss` is no use: it starts at the parent's memory at the time when it started the process.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
     found = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0  # it has ended, and is not waited for yet
+    return int(found[1]) * 1024 if found else 0  # no such line in a process that has ended
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -182,7 +177,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         return
     process.terminate()
     try:
-        process.wait(GRACE)
+        process.wait(SECONDS_TO_END)
     except subprocess.TimeoutExpired:
         if sys.platform == "win32":
             process.kill()
@@ -191,18 +186,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _outcome(version: Path | None, code: int, shown: str) -> tuple[Literal["finished", "diverged", "failed"], str]:
-    curves = read_scalars(version) if version else {}
+def _outcome(folder: RunFolder | None, code: int, output: str) -> tuple[Literal["finished", "diverged", "failed"], str]:
+    """How a run ended, and the error that it printed.
+
+    Args:
+        folder: of the run's events.
+        code: the exit code of train.py.
+        output: what train.py printed.
+    """
+    curves = read_scalars(folder.path) if folder else {}
     if diverged(curves):
         return "diverged", ""
     if code == 0 and "test/accuracy" in curves:
         return "finished", ""
-    signum = -code if code < 0 else code - 128  # as the kernel says it, or as train.py does
+    signum = -code if code < 0 else code - 128  # a signal N is -N from the kernel, and 128 + N from train.py
     if signum in set(signal.Signals):
         return "failed", f"ended by {signal.Signals(signum).name}"
     if code == 0:
         return "failed", "no test accuracy: train.py ended without testing"
-    lines = [line for line in shown.splitlines() if line.strip()]
+    lines = [line for line in output.splitlines() if line.strip()]
     marked = next((line for line in lines if line.startswith("error: ")), None)
     return "failed", (marked or re.sub(r"\s+", " ", lines[-1] if lines else f"exit code {code}")).removeprefix(
         "error: "

@@ -14,20 +14,21 @@ CONFIDENCE = 0.95
 class Estimate:
     """A mean over seeds.
 
-    The interval is Student's t: the mean lies in it with 95% confidence, if the values of the seeds are independent
-    draws of a normal distribution. With few seeds that cannot be checked, and the interval is wide because it does not
-    assume to know the spread. Each interval is for itself: of 20 differences that are none, one is expected outside.
+    The interval is Student's t: it contains the true mean with 95% confidence if the values of the seeds are
+    independent draws from a normal distribution. A few seeds cannot show whether they are. The interval is wide because
+    the spread is estimated from the same few values. Each interval stands alone: of 20 comparisons without any true
+    difference, one interval is expected to leave 0 out.
     """
 
     mean: float
     std: float | None
-    """Of the sample, n - 1; None for one value."""
+    """The sample standard deviation, which divides by n - 1; None for one value."""
 
     num_values: int
 
     @property
     def margin(self) -> float | None:
-        """Half the interval's width; None for one value, which says nothing of the spread."""
+        """Half the width of the interval; None for one value, which says nothing about the spread."""
         if self.std is None:
             return None
         quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.num_values - 1))
@@ -39,7 +40,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """None where there are no values."""
+    """The mean and the spread of values; None if there are none."""
     if not values:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
@@ -49,7 +50,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
     """The mean of `values - baseline` over the seeds that both have.
 
-    Both arms of a seed share their first weights, their samples' order and augmentation, so that what a seed does to
-    both cancels out. None where no seed is shared.
+    With the same seed, two arms start from the same weights and see the same samples in the same order with the same
+    augmentation, so that the effect of the seed cancels out. None if the arms share no seed.
     """
     return estimate([values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())])

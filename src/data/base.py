@@ -68,8 +68,8 @@ class ClassificationData(LightningDataModule):
             if there is no test split.
     """
 
-    kind: ClassVar[str | None] = None
-    """What its inputs are, as a model's `reads` has it: images, texts, tables or volumes. None: anything."""
+    modality: ClassVar[str | None] = None
+    """What the inputs are, as in a model's `modalities`: images, texts, tables or volumes. None: any model fits."""
 
     bucketing = True
     """Whether samples of similar length share a batch, where samples differ in length."""

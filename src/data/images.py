@@ -57,7 +57,7 @@ class ImageData(ClassificationData):
         covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """
 
-    kind = "images"
+    modality = "images"
 
     def __init__(
         self,

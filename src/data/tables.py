@@ -18,7 +18,7 @@ class TabularData(ArrayData):
             if there is no test split.
     """
 
-    kind = "tables"
+    modality = "tables"
 
     def __init__(
         self,

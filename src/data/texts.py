@@ -114,7 +114,7 @@ class TextData(ClassificationData):
         test_fraction: share of the training samples that is held out for the test, if there is no test split.
     """
 
-    kind = "texts"
+    modality = "texts"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Backbones, most of them torchvision's and transformers', and the LightningModules around them."""
+"""Backbones, mostly of torchvision and transformers, and the LightningModules around them."""
 
 from src.models.classifier import Classifier
 from src.models.image import ImageClassifier

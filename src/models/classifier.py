@@ -1,5 +1,6 @@
 """What all classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
 
+import inspect
 import math
 import re
 from collections.abc import Collection
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from src.models.logged_steps import is_logged_step
 from src.models.recipe import Recipe
-from src.models.tally import Tally, is_logged_step
+from src.models.tally import Tally
 from src.norms import NormFamily, swap_norms
 
-# What FSDP and activation checkpointing put into the names of parameters.
+# Parts that FSDP and activation checkpointing add to the names of parameters.
 WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 
 
 def as_plain_value(value: Any) -> Any:
-    """A hyperparameter as a checkpoint keeps it: loadable with `weights_only=True` and the way a config writes it."""
+    """A hyperparameter as a checkpoint keeps it: in a config's form, and loadable with `weights_only=True`."""
     if isinstance(value, NormFamily):
         return value.spec()
     if is_dataclass(value) and not isinstance(value, type):
@@ -34,16 +36,18 @@ def as_plain_value(value: Any) -> Any:
 class Classifier(LightningModule):
     """A classifier around a backbone: batches are `(inputs, labels)`, labels `(B,)`; logits are `(B, num_classes)`.
 
-    Subclasses build `backbone` and say in `forward` how it takes its inputs.
+    A subclass builds the backbone, and its `forward` gives the inputs to the backbone. The arguments of the subclass's
+    constructor are kept in checkpoints as its hyperparameters.
     """
 
-    reads: ClassVar[Collection[str]] = ()
-    """The kinds of data that it takes: images, texts, tables or volumes. Empty: anything."""
+    modalities: ClassVar[Collection[str]] = ()
+    """The data that the model takes: images, texts, tables or volumes (`ClassificationData.modality`). Empty: any."""
 
     backbone: nn.Module
 
     def __init__(self, backbone: nn.Module, num_classes: int, norm: NormFamily | None, recipe: Recipe, compile: bool):
         super().__init__()
+        self._save_hyperparameters()
         self.backbone = backbone
         if norm is not None and not swap_norms(backbone, norm):
             raise ValueError(
@@ -61,21 +65,38 @@ class Classifier(LightningModule):
             }
         )
         self.val_scores, self.test_scores = scores.clone(prefix="val/"), scores.clone(prefix="test/")
-        # A mean metric rather than a logged mean: it adds up over processes.
+        # Metrics, since a logged mean would not weight the processes by their numbers of samples.
         self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
 
-    def save_plain_hyperparameters(self, **options: Any) -> None:
-        """Keep a subclass's constructor arguments as plain values, in the form that LightningCLI gives them."""
+    def _save_hyperparameters(self) -> None:
+        """Keep the constructor's arguments as plain values, in the form that LightningCLI gives them.
+
+        Lightning's `save_hyperparameters()` without arguments would keep what LightningCLI was given, which lacks the
+        arguments that come from the data.
+        """
         self.save_hyperparameters(
             {
                 "_class_path": f"{type(self).__module__}.{type(self).__qualname__}",
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
-                **{name: as_plain_value(value) for name, value in options.items()},
+                **{name: as_plain_value(value) for name, value in self._constructor_arguments().items()},
             }
         )
 
+    def _constructor_arguments(self) -> dict[str, Any]:
+        """The arguments of the subclass's constructor, which is running: read from its frame, as Lightning does it."""
+        arguments: dict[str, Any] = {}
+        frame = inspect.currentframe()
+        while frame := frame and frame.f_back:
+            names, _, keywords, values = inspect.getargvalues(frame)
+            if not names or values.get(names[0]) is not self:
+                break
+            if frame.f_code.co_name == "__init__":  # a subclass's comes after its base class's
+                arguments = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
+        return arguments
+
     def setup(self, stage: str) -> None:
-        self._num_dims = {name: p.ndim for name, p in self.named_parameters()}  # before a strategy shards them
+        # A strategy that shards parameters, such as FSDP, may flatten them.
+        self._num_dims = {name: p.ndim for name, p in self.named_parameters()}
         # In place, so that the state dict's keys stay the same.
         if self.compile_backbone and self.backbone._compiled_call_impl is None:
             self.backbone.compile()
@@ -85,25 +106,26 @@ class Classifier(LightningModule):
         logits = self(inputs)
         loss = self.loss(logits, labels)
         self.train_tally.update(loss.detach(), logits.detach(), labels)
-        if is_logged_step(self.trainer):  # `self.log` costs ten times the tally, and what it keeps costs at each batch
+        # `self.log` costs ten times as much as the tally, and each value that it keeps costs time at every batch.
+        if is_logged_step(self.trainer):
             self.log("train/loss", loss, batch_size=len(labels))
         return loss
 
     def on_train_epoch_end(self) -> None:
         loss, accuracy = self.train_tally.compute()
         self.train_tally.reset()
-        # They are of all processes by now; Lightning wants to be told.
+        # Already reduced over processes; `sync_dist=True` only tells Lightning so.
         self.log_dict({"train/loss_epoch": loss, "train/accuracy": accuracy}, sync_dist=True)
 
     def validation_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
-        """Logits, which callbacks get."""
+        """Returns the logits `(B, num_classes)`, which callbacks receive as `outputs`."""
         logits = self._evaluate(batch, self.val_loss, self.val_scores)
         self.log("val/loss", self.val_loss)
         self.log_dict(self.val_scores, prog_bar=True)
         return logits
 
     def test_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> Tensor:
-        """Logits, which callbacks get."""
+        """Returns the logits `(B, num_classes)`, which callbacks receive as `outputs`."""
         logits = self._evaluate(batch, self.test_loss, self.test_scores)
         self.log("test/loss", self.test_loss)
         self.log_dict(self.test_scores)
@@ -112,7 +134,7 @@ class Classifier(LightningModule):
     def _evaluate(self, batch: tuple[Any, Tensor], loss: MeanMetric, scores: MetricCollection) -> Tensor:
         inputs, labels = batch
         logits = self(inputs)
-        # Of each sample: with `nan_strategy="disable"`, torchmetrics 1.9 takes all weights for 1.
+        # One loss a sample: with `nan_strategy="disable"`, torchmetrics 1.9 ignores weights.
         loss.update(nn.functional.cross_entropy(logits, labels, reduction="none"))
         scores.update(logits, labels)
         return logits
@@ -127,7 +149,8 @@ class Classifier(LightningModule):
             checkpoint["data"] = data.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Lightning hands a data module's state to one of the same class alone; the classes have to agree in any case.
+        # Lightning restores the state of a data module only into one of the same class. Here the names of the classes
+        # are compared for every data module.
         if (data := self._data()) and "data" in checkpoint:
             data.load_state_dict(checkpoint["data"])
 

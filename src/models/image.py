@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 
 from src.models.classifier import Classifier
-from src.models.names import unknown_name
 from src.models.recipe import Recipe
+from src.names import unknown_name
 from src.norms import NormFamily
 
 
@@ -20,25 +20,25 @@ class ImageClassifier(Classifier):
 
     Args:
         backbone: a torchvision classifier: resnet18, resnet50, convnext_tiny, vit_b_16, ...
-        norm: what takes the place of each norm in the backbone; null leaves the backbone's own.
-        stem: standard (the backbone's own), or small: for images of up to about 64 pixels, a ResNet's first
-            convolution is 3x3 with stride 1 and there is no max-pool (arXiv 1512.03385, section 4.2).
-        width: features of a ResNet's first stage, twice as many in each stage after it; null is 64, the ResNet's own.
-        weights: torchvision's pretrained weights, such as DEFAULT or IMAGENET1K_V1; the classifier, and whatever else
-            differs in shape, starts afresh.
+        norm: the norm that replaces each norm of the backbone; null keeps the backbone's own.
+        stem: standard (the backbone's own) or small, for images of up to about 64 pixels: a ResNet's first convolution
+            is 3x3 with stride 1, and there is no max-pool (arXiv 1512.03385, section 4.2).
+        width: features of a ResNet's first stage; each later stage has twice as many. null is 64, the ResNet's own.
+        weights: torchvision's pretrained weights, such as DEFAULT or IMAGENET1K_V1. The classifier, and each weight
+            whose shape differs, is initialized at random.
         channels_last: keep images and maps in the memory order N, H, W, C. The numbers are the same up to rounding,
-            and a checkpoint fits both orders. On a CPU, narrow ResNets get faster (width 16 or 24) and wide ones
-            slower (64).
+            and a checkpoint fits both orders. On a CPU, narrow ResNets (width 16 or 24) get faster and wide ones (64)
+            slower.
         recipe: loss, optimizer and schedule.
         compile: run the backbone through torch.compile.
-        num_classes: classes; the CLI takes it from the data.
+        num_classes: number of classes; the CLI takes it from the data.
         in_channels: channels of an image; the CLI takes it from the data.
 
     Raises:
-        ValueError: no such backbone or weights, or the norm, the stem or the width does not fit the backbone.
+        ValueError: the backbone or the weights do not exist, or the norm, the stem or the width does not fit.
     """
 
-    reads = ("images",)
+    modalities = ("images",)
 
     def __init__(
         self,
@@ -67,30 +67,19 @@ class ImageClassifier(Classifier):
         self.channels_last = channels_last
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
-        self.save_plain_hyperparameters(
-            backbone=backbone,
-            norm=norm,
-            stem=stem,
-            width=width,
-            weights=weights,
-            channels_last=channels_last,
-            recipe=recipe,
-            compile=compile,
-            num_classes=num_classes,
-            in_channels=in_channels,
-        )
 
     def forward(self, images: Tensor) -> Tensor:
         if self.channels_last:
-            # A convolution goes by the strides, and `contiguous` leaves those of gray images, dense in either order.
+            # Convolutions choose the order by the strides. `contiguous` would not change the strides of gray images,
+            # which are dense in both orders.
             images = images.clone(memory_format=torch.channels_last)
         logits = self.backbone(images)
-        # Inception and GoogLeNet give their auxiliary classifiers' logits too in training.
+        # In training, Inception and GoogLeNet also return the logits of their auxiliary classifiers.
         return logits if isinstance(logits, Tensor) else logits.logits
 
 
 def build_torchvision_model(name: str, num_classes: int, weights: str | None) -> nn.Module:
-    """A torchvision classifier by name, with the pretrained weights that fit its shapes."""
+    """A torchvision classifier by name, with those pretrained weights whose shapes fit."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise ValueError(unknown_name("backbone", name, known))
@@ -109,10 +98,10 @@ def build_torchvision_model(name: str, num_classes: int, weights: str | None) ->
 
 
 def set_width(model: nn.Module, name: str, width: int) -> None:
-    """Rebuild a ResNet's layers with `width` features in the first stage, in place."""
+    """Rebuild the layers of a ResNet in place, with `width` features in the first stage."""
     if not isinstance(model, ResNet):
         raise ValueError(f"width={width} is for ResNets (resnet18, resnext50_32x4d, ...), not {name}: take width=null")
-    step = 64 // math.gcd(64, model.base_width)  # a bottleneck has base_width / 64 of its stage's width in a group
+    step = 64 // math.gcd(64, model.base_width)  # a group of a bottleneck has base_width / 64 of the stage's width
     if width <= 0 or width % step:
         raise ValueError(
             f"width={width}: expected {f'a multiple of {step}' if step > 1 else 'a number'} above 0 for {name}"
@@ -132,7 +121,7 @@ def set_width(model: nn.Module, name: str, width: int) -> None:
 
 
 def use_small_stem(model: nn.Module, name: str) -> None:
-    """Give a ResNet the stem for small images, in place."""
+    """Replace the stem of a ResNet in place by the one for small images."""
     if not isinstance(model, ResNet):
         raise ValueError(f"stem=small is for ResNets (resnet18, resnext50_32x4d, ...), not {name}: take stem=standard")
     model.conv1 = nn.Conv2d(model.conv1.in_channels, model.conv1.out_channels, 3, padding=1, bias=False)
@@ -141,7 +130,7 @@ def use_small_stem(model: nn.Module, name: str) -> None:
 
 
 def take_channels(model: nn.Module, in_channels: int) -> None:
-    """Make the first convolution read `in_channels` channels, in place."""
+    """Replace the first convolution in place by one that takes `in_channels` channels."""
     name, conv = next((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if conv.in_channels == in_channels:
         return
@@ -154,7 +143,7 @@ def take_channels(model: nn.Module, in_channels: int) -> None:
         bias=conv.bias is not None,
     )
     with torch.no_grad():
-        # The same response to a gray image as the three channels together gave, whether pretrained or not.
+        # A gray image gives the same maps as it would with three equal channels in the original layer.
         fresh.weight.copy_(conv.weight.sum(1, keepdim=True).expand_as(fresh.weight) / in_channels)
         if conv.bias is not None and fresh.bias is not None:
             fresh.bias.copy_(conv.bias)

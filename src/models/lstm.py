@@ -16,19 +16,19 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class StepNorm(nn.Module):
-    """A norm that is called at each step of a recurrence, on the texts `(N, D)` that are as long.
+    """A norm that is called at each step of a recurrence, on those texts `(N, D)` that are long enough.
 
-    A batch norm's statistics are of one step, and so are its running ones, which Cooijmans et al. keep since the first
-    steps differ from those after them: one average over all steps would be of the longest texts' last ones, and wrong
-    for the first. Weight and bias are of all steps. A step that a single text of the batch reaches is normalized by
-    the running statistics: one value has no spread.
+    A batch norm has statistics for each step, and running statistics for each step. Cooijmans et al. separate them
+    because the first steps differ from later ones: one average over all steps would mostly be of the last steps of the
+    longest texts, and wrong for the first steps. All steps share weight and bias. If a single text of the batch reaches
+    a step, the step is normalized with the running statistics, since one value has no spread.
 
     Args:
         num_features: D.
-        max_steps: steps with statistics of their own; the last one's serve those after it.
+        max_steps: number of steps with statistics of their own; later steps use the last one's.
     """
 
-    running_mean: Tensor  # (max_steps, D), as the other two only after `separate_steps`
+    running_mean: Tensor  # (max_steps, D); all three exist only after `separate_steps`
     running_var: Tensor  # (max_steps, D)
     num_batches_tracked: Tensor  # (max_steps,)
 
@@ -39,18 +39,18 @@ class StepNorm(nn.Module):
 
     @property
     def follows_steps(self) -> bool:
-        """Whether each step has running statistics."""
+        """Whether each step has running statistics of its own."""
         return "running_mean" in self._buffers
 
     def separate_steps(self) -> None:
-        """Give each step its running statistics if the norm has some; called once the norm is in its place."""
+        """Give each step running statistics if the norm has some; to be called after the norm was replaced."""
         if getattr(self.norm, "running_mean", None) is None:
             return
         for name in RUNNING:
             first = self.norm.get_buffer(name)
             self.register_buffer(name, torch.stack([first] * self.max_steps))
-            # In each call one step's, and no buffer: DDP sends each buffer of the first process to the others, whose
-            # last call may have been of another step.
+            # The norm holds one step's statistics during a call, and not as buffers: DDP broadcasts the buffers of the
+            # first process, and the last call of another process may have been at another step.
             delattr(self.norm, name)
             setattr(self.norm, name, first)
 
@@ -60,11 +60,11 @@ class StepNorm(nn.Module):
             return y
         for name in RUNNING:
             setattr(self.norm, name, self.get_buffer(name)[min(step, self.max_steps - 1)])  # a view
-        by_running = self.training and len(x) == 1
-        if by_running:
+        use_running = self.training and len(x) == 1
+        if use_running:
             self.norm.eval()
         y = self.norm(x)
-        if by_running:
+        if use_running:
             self.norm.train()
         return y
 
@@ -76,14 +76,14 @@ class NormalizedLSTM(nn.Module):
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = sigmoid(o) * tanh(norm_cell(c))
 
-    With a batch norm it is that of Cooijmans et al., 2016 (arXiv 1603.09025), whose norms have statistics of each
-    step, and weights that start at 0.1, since at 1 the tanh saturates and gradients vanish (section 4). With no norm
-    it is `torch.nn.LSTM` of one layer, whose weights it takes (the bias is the sum of its two).
+    With a batch norm it is the LSTM of Cooijmans et al., 2016 (arXiv 1603.09025): the norms have statistics for each
+    step, and their weights start at 0.1, since at 1 the tanh saturates and gradients vanish (section 4). With Identity
+    as the norm it equals a `torch.nn.LSTM` of one layer with the same weights, whose two biases add up to `bias`.
 
     Args:
         input_size: features of an input.
         hidden_size: features of the state.
-        max_steps: as of StepNorm.
+        max_steps: see StepNorm.
     """
 
     def __init__(self, input_size: int, hidden_size: int, max_steps: int) -> None:
@@ -100,7 +100,7 @@ class NormalizedLSTM(nn.Module):
 
     @torch.no_grad()
     def prepare_norms(self) -> None:
-        """What the norms need beyond being there; called once they are in their places."""
+        """Set up the statistics and the weights of the norms; to be called after the norms were replaced."""
         for step_norm in (self.norm_hidden, self.norm_cell):
             step_norm.separate_steps()
         if self.norm_hidden.follows_steps:
@@ -108,8 +108,8 @@ class NormalizedLSTM(nn.Module):
                 nn.init.constant_(norm.get_parameter("weight"), 0.1)
 
     def forward(self, inputs: PackedSequence) -> PackedSequence:
-        """The state after each input. Packed texts are sorted by length, and padding is not among them."""
-        sizes: list[int] = inputs.batch_sizes.tolist()  # texts that have a t-th token
+        """The state after each input. Packed texts are sorted by length and hold no padding."""
+        sizes: list[int] = inputs.batch_sizes.tolist()  # how many texts have a t-th token
         projected = self.norm_input(inputs.data @ self.weight_ih.T) + self.bias  # (tokens, 4H), all steps at once
         h = c = projected.new_zeros(sizes[0], self.hidden_size)
         states = []
@@ -123,7 +123,7 @@ class NormalizedLSTM(nn.Module):
 
 
 class TextLSTM(nn.Module):
-    """Embedding, LSTM, the mean of its states over a text's tokens, classifier."""
+    """An embedding, an LSTM, the mean of its states over the tokens of a text, and a classifier."""
 
     def __init__(self, vocab_size: int, hidden_size: int, num_classes: int, dropout: float, max_steps: int) -> None:
         super().__init__()
@@ -145,23 +145,23 @@ class TextLSTM(nn.Module):
 class LSTMClassifier(Classifier):
     """Classifies `{"input_ids": (B, T), "attention_mask": (B, T)}`, tokens before padding, with an LSTM.
 
-    The norms of the LSTM's gates and of its cell are a flag. They never see padding: a step is of those texts alone
-    that are as long.
+    The norms of the LSTM's gates and of its cell are a flag. The norms never see padding: at each step they get only
+    those texts that are long enough to reach the step.
 
     Args:
-        norm: what takes the place of the LSTM's norms; null is torch's LayerNorm, Identity a plain LSTM.
+        norm: the norm of gates and cell; null is torch's LayerNorm, and Identity makes a plain LSTM.
         hidden_size: features of a token and of the state.
         dropout: probability of dropping a feature of a token, and of the mean over a text.
         recipe: loss, optimizer and schedule.
-        num_classes: classes; the CLI takes it from the data.
-        vocab_size: tokens known; the CLI takes it from the data.
-        max_length: most tokens in a text, steps with statistics of their own; the CLI takes it from the data.
+        num_classes: number of classes; the CLI takes it from the data.
+        vocab_size: number of tokens in the vocabulary; the CLI takes it from the data.
+        max_length: the most tokens in a text; each position has statistics of its own. The CLI takes it from the data.
 
     Raises:
-        ValueError: a size or a share that cannot be, or a norm that does not fit.
+        ValueError: a size or a probability is out of range, or the norm does not fit.
     """
 
-    reads = ("texts",)
+    modalities = ("texts",)
     backbone: TextLSTM
 
     def __init__(
@@ -188,15 +188,6 @@ class LSTMClassifier(Classifier):
         backbone = TextLSTM(vocab_size, hidden_size, num_classes, dropout, max_length)
         super().__init__(backbone, num_classes, norm, recipe, compile=False)
         backbone.lstm.prepare_norms()
-        self.save_plain_hyperparameters(
-            norm=norm,
-            hidden_size=hidden_size,
-            dropout=dropout,
-            recipe=recipe,
-            num_classes=num_classes,
-            vocab_size=vocab_size,
-            max_length=max_length,
-        )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -19,26 +19,26 @@ class MLPClassifier(Classifier):
     """Classifies rows of a table `(B, in_features)`, images or volumes with hidden layers whose norms are a flag.
 
     A hidden layer is a linear layer, a norm of its features before the activation (arXiv 1502.03167), the activation,
-    and dropout; an input of more dimensions is flattened. The hidden weights start as He et al. have it
-    (arXiv 1502.01852) with relu and as Glorot and Bengio do (https://proceedings.mlr.press/v9/glorot10a) with sigmoid
-    and tanh, from normal distributions, times `init_scale`; the biases start at 0.
+    and dropout. Inputs of more dimensions are flattened. The hidden weights are drawn from normal distributions and
+    multiplied by `init_scale`: with relu those of He et al. (arXiv 1502.01852), with sigmoid and tanh those of Glorot
+    and Bengio (https://proceedings.mlr.press/v9/glorot10a). The biases start at 0.
 
     Args:
-        norm: what takes the place of each hidden layer's norm; null is torch's BatchNorm1d.
+        norm: the norm of each hidden layer; null is torch's BatchNorm1d.
         hidden_size: features of a hidden layer.
-        num_layers: hidden layers.
+        num_layers: number of hidden layers.
         activation: relu, sigmoid or tanh.
-        init_scale: factor on the first values of the hidden layers' weights.
+        init_scale: factor on the initial weights of the hidden layers.
         dropout: probability of dropping a hidden unit.
         recipe: loss, optimizer and schedule.
-        num_classes: classes; the CLI takes it from the data.
+        num_classes: number of classes; the CLI takes it from the data.
         in_features: numbers in a sample; the CLI takes it from the data.
 
     Raises:
-        ValueError: a size or a share that cannot be, or a norm that does not fit vectors.
+        ValueError: a size or a probability is out of range, or the norm does not fit vectors.
     """
 
-    reads = ("tables", "images", "volumes")
+    modalities = ("tables", "images", "volumes")
 
     def __init__(
         self,
@@ -72,17 +72,6 @@ class MLPClassifier(Classifier):
             initialize(layers[f"linear{i}"], activation, init_scale)
         layers["classifier"] = nn.Linear(hidden_size, num_classes)
         super().__init__(nn.Sequential(layers), num_classes, norm, recipe, compile=False)
-        self.save_plain_hyperparameters(
-            norm=norm,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            activation=activation,
-            init_scale=init_scale,
-            dropout=dropout,
-            recipe=recipe,
-            num_classes=num_classes,
-            in_features=in_features,
-        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.backbone(inputs)
@@ -91,7 +80,7 @@ class MLPClassifier(Classifier):
 
 @torch.no_grad()
 def initialize(linear: nn.Module, activation: Activation, scale: float) -> None:
-    """The first weights of a hidden layer, in place."""
+    """Initialize the weights and the bias of a hidden layer in place."""
     assert isinstance(linear, nn.Linear)
     if activation == "relu":
         nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")

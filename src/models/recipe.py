@@ -18,12 +18,12 @@ class Recipe:
     Args:
         optimizer: sgd (with Nesterov momentum) or adamw.
         lr: the peak of the learning rate.
-        momentum: of sgd.
-        weight_decay: on parameters of two or more dimensions; norms' weights and all biases go without.
+        momentum: the momentum of sgd.
+        weight_decay: the decay of parameters of two or more dimensions; weights of norms and biases do not decay.
         schedule: cosine (linear warm-up, then half a cosine to 0), one_cycle (half a cosine up from lr / 25, then half
             a cosine to 0; arXiv 1708.07120) or constant (after the warm-up).
         warmup: the share of all steps in which the learning rate rises.
-        label_smoothing: probability spread evenly over the classes (arXiv 1512.00567).
+        label_smoothing: the probability that is spread evenly over the classes (arXiv 1512.00567).
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -53,17 +53,19 @@ class Recipe:
     def build_optimizer(
         self, parameters: Iterable[nn.Parameter], num_dims: Mapping[nn.Parameter, int] | None = None
     ) -> Optimizer:
-        """The optimizer, its parameters grouped by shape alone, so that every norm gets the same groups.
+        """The optimizer; its parameter groups depend on shapes alone, so that every norm gets the same groups.
 
         Args:
-            num_dims: how many dimensions each had before it was sharded, which may flatten it; None: as many as now.
+            parameters: all parameters of the model; frozen ones are left out.
+            num_dims: the number of dimensions of each parameter before a strategy sharded it, which may flatten it;
+                None: the number that it has.
         """
         trained = {p: p.ndim if num_dims is None else num_dims[p] for p in parameters if p.requires_grad}
         groups = [
             {"params": [p for p, dims in trained.items() if dims >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p, dims in trained.items() if dims < 2], "weight_decay": 0.0},
         ]
-        # One pass over the weights in place of five; on a GPU torch's own choice is as fast.
+        # On a CPU a fused step is one pass over the weights in place of five. On a GPU torch's default is as fast.
         fused = True if all(p.device.type == "cpu" for p in trained) else None
         if self.optimizer == "sgd":
             return SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0, fused=fused)
@@ -71,14 +73,15 @@ class Recipe:
 
     def build_schedule(self, optimizer: Optimizer, num_steps: int) -> LRScheduler:
         """The learning rate over `num_steps` optimizer steps."""
-        # Not torch's OneCycleLR, whose state holds the number of steps and so would beat the command on resuming.
+        # torch's OneCycleLR keeps the number of steps in its state, which would override the command on resuming.
         return LambdaLR(optimizer, partial(self._factor, num_steps=num_steps))
 
     def _factor(self, step: int, num_steps: int) -> float:
+        """The learning rate at a step as a share of its peak."""
         num_warmup = round(self.warmup * num_steps)
         if step < num_warmup:
-            risen = (step + 1) / (num_warmup + 1)
-            return 0.04 + 0.96 * (1 - math.cos(math.pi * risen)) / 2 if self.schedule == "one_cycle" else risen
+            progress = (step + 1) / (num_warmup + 1)
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * progress)) / 2 if self.schedule == "one_cycle" else progress
         if self.schedule == "constant":
             return 1.0
         return (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup))) / 2

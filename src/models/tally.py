@@ -1,19 +1,15 @@
-"""What a training epoch adds up, step by step and without waiting for the device."""
+"""The sums of a training epoch: each step adds to them without waiting for the device."""
 
 import torch
-from lightning import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
 
-def is_logged_step(trainer: Trainer) -> bool:
-    """Whether the optimizer step that is under way is one of every `log_every_n_steps`."""
-    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return bool(every) and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
-
-
 class Tally(Metric):
-    """The mean loss and the accuracy over all samples since the last `reset`, of all processes together."""
+    """The mean loss and the accuracy over all samples of all processes since the last `reset`.
+
+    One metric in place of torchmetrics' MeanMetric and MulticlassAccuracy: an update is three additions.
+    """
 
     full_state_update = False
     loss_sum: Tensor

@@ -13,30 +13,30 @@ from src.norms import NormFamily
 class TextClassifier(Classifier):
     """Classifies `{"input_ids": (B, T), "attention_mask": (B, T)}` with a transformers model whose norms are a flag.
 
-    Statistics that run over positions leave padding out: the attention mask reaches the norms.
+    Statistics over positions leave padding out, since the norms get the attention mask.
 
     Args:
         backbone: a transformers model type with a sequence classifier: bert, distilbert, roberta, modernbert, ...
-        norm: what takes the place of each norm in the backbone; null leaves the backbone's own.
+        norm: the norm that replaces each norm of the backbone; null keeps the backbone's own.
         hidden_size: features of a token.
-        num_layers: blocks.
+        num_layers: number of blocks.
         num_heads: attention heads; must divide hidden_size.
         dropout: probability of dropping a hidden unit or an attention weight.
-        config: further options of the backbone's own transformers config, by its own names.
-        pretrained: a directory or a hub name with pretrained weights; backbone, sizes, dropout and config are then
-            its own, and the data needs the same name as its tokenizer.
+        config: further options of the backbone's transformers config, by the names in that config.
+        pretrained: a directory or a hub name with pretrained weights. The backbone, the sizes, dropout and config are
+            then the pretrained model's, and the data needs the same name as its tokenizer.
         recipe: loss, optimizer and schedule.
         compile: run the backbone through torch.compile.
-        num_classes: classes; the CLI takes it from the data.
-        vocab_size: tokens known; the CLI takes it from the data.
-        max_length: most tokens in a text; the CLI takes it from the data.
-        pad_token_id: the padding token; the CLI takes it from the data.
+        num_classes: number of classes; the CLI takes it from the data.
+        vocab_size: number of tokens in the vocabulary; the CLI takes it from the data.
+        max_length: the most tokens in a text; the CLI takes it from the data.
+        pad_token_id: the id of the padding token; the CLI takes it from the data.
 
     Raises:
-        ValueError: no such backbone or pretrained model, sizes that do not fit, or a norm that does not.
+        ValueError: the backbone or the pretrained model does not exist, or the sizes or the norm do not fit.
     """
 
-    reads = ("texts",)
+    modalities = ("texts",)
 
     def __init__(
         self,
@@ -61,22 +61,6 @@ class TextClassifier(Classifier):
             sizes = TransformerSizes(hidden_size, num_layers, num_heads, dropout, vocab_size, max_length, pad_token_id)
             model = build_transformer(backbone, sizes, num_classes, config or {})
         super().__init__(model, num_classes, norm, recipe, compile)
-        self.save_plain_hyperparameters(
-            backbone=backbone,
-            norm=norm,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            dropout=dropout,
-            config=config,
-            pretrained=pretrained,
-            recipe=recipe,
-            compile=compile,
-            num_classes=num_classes,
-            vocab_size=vocab_size,
-            max_length=max_length,
-            pad_token_id=pad_token_id,
-        )
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.backbone(**inputs).logits

@@ -1,6 +1,6 @@
 """transformers' sequence classifiers, from a few sizes or from pretrained weights.
 
-transformers is imported where it is used: it takes seconds, and images do not need it.
+The functions import transformers themselves: the import takes seconds, and image models do not need it.
 """
 
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from src.models.names import unknown_name
+from src.names import unknown_name
 
-# What the configs of transformers call the width of the feed-forward layer.
+# The names that configs of transformers have for the width of the feed-forward layer.
 FEED_FORWARD = ("intermediate_size", "hidden_dim", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
 
 
 @dataclass(frozen=True)
 class TransformerSizes:
-    """The options that transformers' model types share under various names."""
+    """The options that all model types of transformers have, under various names."""
 
     hidden_size: int
     num_layers: int
@@ -27,7 +27,7 @@ class TransformerSizes:
     pad_token_id: int
 
     def options_of(self, config: Any) -> dict[str, Any]:
-        """These sizes under the names that a model type's config has."""
+        """These sizes under the names in a model type's config."""
         options: dict[str, Any] = {
             "hidden_size": self.hidden_size,
             "num_hidden_layers": self.num_layers,
@@ -39,7 +39,7 @@ class TransformerSizes:
             **dict.fromkeys(FEED_FORWARD, 4 * self.hidden_size),
         }
         for name, value in config.to_dict().items():
-            # "layerdrop" drops whole layers; None follows another option.
+            # "layerdrop" drops whole layers. None means that the value follows another option.
             if "drop" in name and "layerdrop" not in name and isinstance(value, float):
                 options[name] = self.dropout
         return {name: value for name, value in options.items() if hasattr(config, name)}
@@ -49,10 +49,10 @@ def build_transformer(name: str, sizes: TransformerSizes, num_classes: int, conf
     """A sequence classifier of a transformers model type, with fresh weights.
 
     Args:
-        name: bert, distilbert, ...
-        sizes: its sizes and dropout.
-        num_classes: classes.
-        config: further options, by the names of the model type's config.
+        name: the model type: bert, distilbert, ...
+        sizes: the sizes and dropout.
+        num_classes: number of classes.
+        config: further options, by the names in the model type's config.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -71,7 +71,7 @@ def build_transformer(name: str, sizes: TransformerSizes, num_classes: int, conf
 
 
 def load_pretrained(name: str, num_classes: int) -> nn.Module:
-    """A pretrained transformers model from a directory or the hub, with a fresh classifier."""
+    """A pretrained transformers model from a directory or the hub, with a new classifier."""
     from transformers import AutoModelForSequenceClassification
 
     try:

@@ -1,13 +1,18 @@
-"""Which norms fit vectors: inputs (B, D), whose features have no positions."""
+"""Which norms fit vectors `(B, D)`, which have features but no positions."""
 
 from src.norms import NormFamily
 from src.norms.family import NormSite
 
 
 def check_vector_norm(norm: NormFamily | None, **sizes: int) -> None:
-    """Raise ValueError unless `norm` can normalize vectors of so many features, by the names of their layers.
+    """Raise a ValueError unless `norm` can normalize vectors of these sizes.
 
-    What is wrong with one value in a mean shows at the first batch, or never: its norm is always 0.
+    Without this check a norm that takes the mean of a single value would fail at the first batch, or never: its outputs
+    would always be 0.
+
+    Args:
+        norm: null if the backbone keeps its own norms.
+        sizes: by the name of a layer, the number of features of its vectors.
     """
     if norm is None:
         return

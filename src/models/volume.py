@@ -12,21 +12,21 @@ from src.norms import NormFamily
 class VolumeClassifier(Classifier):
     """Classifies volumes `(B, in_channels, T, H, W)` with torchvision's r3d_18 (arXiv 1711.11248), made small.
 
-    For frames of up to about 32 pixels the first convolution is 3x3x3 with stride 1, and the four stages have one block
-    each, with `width`, twice, four and eight times as many features.
+    It is for frames of up to about 32 pixels: the first convolution is 3x3x3 with stride 1, and each of the four stages
+    has one block, with `width`, twice, four times and eight times as many features.
 
     Args:
-        norm: what takes the place of each norm; null leaves torch's BatchNorm3d.
+        norm: the norm that replaces each norm; null keeps torch's BatchNorm3d.
         width: features of the first stage; torchvision's own is 64.
         recipe: loss, optimizer and schedule.
-        num_classes: classes; the CLI takes it from the data.
+        num_classes: number of classes; the CLI takes it from the data.
         in_channels: channels of a volume; the CLI takes it from the data.
 
     Raises:
-        ValueError: a size that cannot be, or a norm that does not fit.
+        ValueError: the width is below 1, or the norm does not fit.
     """
 
-    reads = ("volumes",)
+    modalities = ("volumes",)
 
     def __init__(
         self,
@@ -40,13 +40,6 @@ class VolumeClassifier(Classifier):
             raise ValueError(f"width={width}: expected 1 or more")
         backbone = build_video_resnet(width, num_classes, in_channels)
         super().__init__(backbone, num_classes, norm, recipe, compile=False)
-        self.save_plain_hyperparameters(
-            norm=norm,
-            width=width,
-            recipe=recipe,
-            num_classes=num_classes,
-            in_channels=in_channels,
-        )
 
     def forward(self, volumes: Tensor) -> Tensor:
         logits: Tensor = self.backbone(volumes)
@@ -54,7 +47,7 @@ class VolumeClassifier(Classifier):
 
 
 def build_video_resnet(width: int, num_classes: int, in_channels: int) -> VideoResNet:
-    """r3d_18 rebuilt with stages of one block and a stem for small frames."""
+    """torchvision's r3d_18, rebuilt with one block in each stage and a stem for small frames."""
     model = r3d_18(num_classes=num_classes)
     model.stem[0] = nn.Conv3d(in_channels, width, 3, padding=1, bias=False)
     model.stem[1] = nn.BatchNorm3d(width)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from src.norms.spec import to_text, without_none
+
 Number = TypeVar("Number", int, float)
 Layer = type[nn.Module]
 
@@ -110,8 +112,7 @@ class NormFamily(ABC):
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": options}
 
     def __repr__(self) -> str:
-        options = given(**self.spec()["init_args"])
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+        return to_text(without_none(self.spec()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NormFamily) and self.spec() == other.spec()

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from src.callbacks import EvaluationPictures, evaluation_pictures
-from src.callbacks.evaluation_pages import Mistake, confusion_figure, mistakes_figure, mistakes_table
+from src.callbacks.evaluation_charts import Mistake, confusion_figure, mistakes_figure, mistakes_table
 from src.data import Digits
 from src.models import ImageClassifier
 from tests.helpers.standin_data import make_text_file

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.cli.agreement import Saved, disagreements, misfits
+from src.cli.checkpoint_match import SavedModel, hyperparameter_differences, weight_differences
 from src.machine import versions
 from src.norms.families import BatchNorm
 from tests.helpers.train_command import PLAIN, error_of, run_here
@@ -81,18 +81,18 @@ def test_weights_whose_shapes_are_not_known_yet_are_not_compared() -> None:
             return "no tensor"
 
     model = Late()
-    saved = Saved(Path("last.ckpt"), {}, {"layer.weight": torch.Size((3, 2)), "other": torch.Size()}, {})
-    assert misfits(model, saved) == []
+    saved = SavedModel(Path("last.ckpt"), {}, {"layer.weight": torch.Size((3, 2)), "other": torch.Size()}, {})
+    assert weight_differences(model, saved) == []
     model.layer(torch.ones(1, 2))
-    assert misfits(model, saved) == [
+    assert weight_differences(model, saved) == [
         "weights that the model does not have: other",
         "weights that the checkpoint does not have: layer.bias",
     ]
     model.strict_loading = False
-    assert misfits(model, saved) == []
+    assert weight_differences(model, saved) == []
 
 
 def test_a_checkpoint_from_before_an_option_was_there() -> None:
     before = {"class_path": "src.norms.families.BatchNorm", "init_args": {"eps": None, "momentum": 0.2}}
     for norm, fits in ((BatchNorm(momentum=0.2), True), (BatchNorm(momentum=0.2, masked=False), False)):
-        assert (disagreements({"norm": norm.spec()}, {"norm": before}, resuming=True) == []) == fits
+        assert (hyperparameter_differences({"norm": norm.spec()}, {"norm": before}, resuming=True) == []) == fits

@@ -9,7 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
-from src.cli.layer_sync import SyncNorms, check_sync
+from src.cli.sync_batchnorm import SyncNorms, check_sync
 from src.models import ImageClassifier
 from src.norms import NORMS, SyncBatchNorm, synchronize
 from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm

@@ -8,11 +8,11 @@ from typing import Literal
 import pytest
 
 from src.compare.chart import write_chart
-from src.compare.comparison import Baseline, Row, Run, choose_baseline, make_rows
+from src.compare.comparison import Baseline, MeasuredRun, Row, choose_baseline, make_rows
 from src.compare.curves import Measures, read_further
 from src.compare.figure import write_figure
+from src.compare.figure_spec import FigureSpec
 from src.compare.grid import make_arms, make_axes
-from src.compare.layout import FigureSpec
 from src.compare.report import table
 from src.compare.run import Job, State
 from tests.helpers.errors import error_is
@@ -27,10 +27,10 @@ def make_run(
     accuracy: float,
     status: Literal["finished", "diverged", "failed"] = "finished",
     epochs: int = 2,
-) -> Run:
+) -> MeasuredRun:
     job = Job(arm, seed, Path("runs"), (), {}, threads=1, working_folder=Path())
     measures = Measures(accuracy, None if accuracy < 0.5 else epochs, 1.5, 10.0, {1: 0.25, 2: accuracy})
-    return Run(job, State(status, 0, peak_memory=2**30), measures)
+    return MeasuredRun(job, State(status, 0, peak_memory=2**30), measures)
 
 
 RUNS = [
@@ -139,7 +139,7 @@ def test_measures_stand_in_the_table_and_the_figure(tmp_path: Path) -> None:
     [
         (FigureSpec(x="epoch"), "figure.x=epoch: expected one of norm, batch_size, measures"),
         (FigureSpec(x="norm", y="loss"), "figure shows 'loss': expected one of test accuracy, gap"),
-        (FigureSpec(x="norm"), "figure: it does not say where batch_size stand: x, lines or panels"),
+        (FigureSpec(x="norm"), "figure does not show batch_size: name it in x, lines or panels"),
     ],
 )
 def test_figures_of_what_is_not_there_are_refused(spec: FigureSpec, message: str) -> None:

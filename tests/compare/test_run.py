@@ -1,69 +1,18 @@
-"""One run: its process, its state, and what follows from both. A script that imports little stands in for train.py."""
+"""One run: its process, its state, and what follows from both. A script stands in for train.py."""
 
-import io
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-from rich.console import Console
 
-from src.compare.places import run_here
-from src.compare.progress import Watch
-from src.compare.run import Job, State, execute, load_state, save_state
+from src.compare.run import Job, execute, load_state
 from tests.helpers.compare_command import is_running
-
-STAND_IN = """
-import os, sys, time, zipfile
-from pathlib import Path
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-options = dict(argument[2:].partition("=")[::2] for argument in sys.argv[2:])
-folder = Path(options["trainer.default_root_dir"], options["experiment"])
-versions = sorted(folder.glob("version_*"))
-resumed = "ckpt_path" in options
-version = versions[-1] if resumed else folder / f"version_{len(versions)}"
-(version / "checkpoints").mkdir(parents=True, exist_ok=True)
-if options.get("hang"):
-    if options["hang"] == "after a checkpoint":
-        zipfile.ZipFile(version / "checkpoints/last.ckpt", "w").close()
-    if options["hang"] == "in a checkpoint":
-        (version / "checkpoints/last.ckpt").write_bytes(b"PK")
-    (folder / "pid").write_text(str(os.getpid()))
-    time.sleep(600)
-if options.get("raise"):
-    print("Epoch 1", flush=True)
-    raise ArithmeticError(options["raise"])
-if options.get("mistake"):
-    print("error: " + options["mistake"], file=sys.stderr)
-    print("a line more", file=sys.stderr)
-    sys.exit(2)
-if options.get("exit"):
-    print("the last line")
-    sys.exit(int(options["exit"]))
-if options.get("kill"):
-    os.kill(os.getpid(), 9)
-writer = EventFileWriter(str(version))
-scalars = {"train/loss": float(options.get("loss", 1)), "val/accuracy": 0.5, "epoch": 2}
-if "untested" not in options:
-    scalars["test/accuracy"] = 0.25 if resumed else 0.75
-for tag, value in scalars.items():
-    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-    writer.add_event(Event(wall_time=time.time(), step=1, summary=summary))
-writer.close()
-"""
+from tests.helpers.standin_train import make_job, use_stand_in
 
 
 @pytest.fixture(autouse=True)
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "train.py").write_text(STAND_IN)
-    monkeypatch.setattr("src.compare.run.REPOSITORY", tmp_path)
-
-
-def make_job(folder: Path, *flags: str, seed: int = 0, **options: Any) -> Job:
-    return Job("BatchNorm", seed, folder / f"BatchNorm/seed_{seed}", flags, options, threads=1, working_folder=folder)
+    use_stand_in(tmp_path, monkeypatch)
 
 
 def stop_in_the_middle(job: Job) -> int:
@@ -156,58 +105,6 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     again = execute(make_job(tmp_path, "--raise=second"))
     assert again.error == "ArithmeticError: second"
     assert "error: first" in job.log.read_text()
-
-
-def test_a_running_run_has_a_bar_that_follows_its_validation_accuracy(tmp_path: Path) -> None:
-    job = make_job(tmp_path, trainer={"max_epochs": 9})
-    state = execute(job)
-    save_state(job, State("started", state.first_version))
-    console = Console(file=io.StringIO(), force_terminal=True, width=200)
-    watch = Watch(console, [job], 0, lambda job, state: state.status)
-    watch._look_at(job)
-    assert len(watch.progress.tasks) == 1  # an earlier comparison started it
-    save_state(job, State("started", state.first_version))
-    watch._look_at(job)
-    bar = watch.progress.tasks[1]
-    assert (bar.description, bar.total, bar.completed) == ("BatchNorm, seed 0", 9, 3)
-    assert bar.fields["note"] == "val/accuracy 0.5000"
-    watch.ended(job, state)
-    assert [(task.description, task.completed) for task in watch.progress.tasks] == [("runs", 1)]
-    assert "1/1  BatchNorm, seed 0: finished" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
-    flags = {0: "--loss=1", 1: "--raise=this one", 2: "--loss=2"}
-    ended: dict[int, State] = {}
-    jobs = [make_job(tmp_path, flag, seed=seed) for seed, flag in flags.items()]
-    run_here(jobs, 2, lambda job, state: ended.update({job.seed: state}))
-    assert {seed: state.status for seed, state in ended.items()} == {0: "finished", 1: "failed", 2: "finished"}
-
-
-def test_a_run_whose_folder_cannot_be_made_does_not_stop_the_others(tmp_path: Path) -> None:
-    ended: dict[int, State] = {}
-    (tmp_path / "BatchNorm").mkdir()
-    (tmp_path / "BatchNorm/seed_0").touch()
-    run_here([make_job(tmp_path), make_job(tmp_path, seed=1)], 1, lambda job, state: ended.update({job.seed: state}))
-    assert {seed: state.status for seed, state in ended.items()} == {0: "failed", 1: "finished"}
-    assert ended[0].error.startswith("FileExistsError: ")
-
-
-def test_an_interruption_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:
-    first = make_job(tmp_path, "--loss=1")
-    others = [make_job(tmp_path, "--hang=before", seed=seed) for seed in (1, 2, 3)]
-
-    def interrupt(job: Job, state: State) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_here([first, *others], 2, interrupt)
-    finished = load_state(first)
-    assert finished
-    assert finished.status == "finished"
-    started = [path for path in tmp_path.rglob("pid") if path.read_text()]
-    assert not any(is_running(int(path.read_text())) for path in started)
-    assert not (others[-1].folder / "run.json").exists()
 
 
 def test_the_number_of_threads_is_the_jobs(tmp_path: Path) -> None:

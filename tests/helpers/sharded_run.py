@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy
 
-from src.cli.layer_sync import SyncNorms
+from src.cli.sync_batchnorm import SyncNorms
 from src.data.sources.digits import Digits
 from src.models import ImageClassifier, Recipe
 from src.norms import NORMS

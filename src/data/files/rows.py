@@ -4,13 +4,13 @@ Not by `datasets`, which takes 2 s to import and reads a missing JSON key as Non
 """
 
 import csv
-import difflib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from src.data.errors import DataError
+from src.names import did_you_mean
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 EXTENSIONS = (*DELIMITERS, ".jsonl")
@@ -20,10 +20,8 @@ def require_columns(path: Path, wanted: dict[str, str], found: list[str]) -> Non
     """Raise a DataError that names the first of the `wanted` columns (flag: column) that is not in `found`."""
     for flag, column in wanted.items():
         if column not in found:
-            nearest = difflib.get_close_matches(column, found, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise DataError(
-                f"{path} has no column {column!r}; it has {', '.join(map(repr, found))}.{hint} "
+                f"{path} has no column {column!r}; it has {', '.join(map(repr, found))}.{did_you_mean(column, found)} "
                 f"Name the right one with --data.{flag}."
             )
 

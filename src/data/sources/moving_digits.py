@@ -47,7 +47,7 @@ class MovingDigits(ArrayData):
         clip_seed: fixes where each digit starts and in which direction it moves.
     """
 
-    kind = "volumes"
+    modality = "volumes"
     in_channels = 1
     frame_size = 16
 

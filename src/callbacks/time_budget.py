@@ -1,26 +1,29 @@
-"""What takes long is done seldom."""
+"""Run an expensive action for at most about 1% of the time."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 FIRST = 60.0
+"""Seconds until the action is first due."""
+
 SHARE = 0.01
+"""The largest share of the time that the action may take."""
 
 
-class Seldom:
-    """Says when something is due: after a minute, and then so that it takes at most a hundredth of the time."""
+class TimeBudget:
+    """Says when an expensive action is due: first after a minute, then so that it takes at most 1% of the time."""
 
     def __init__(self) -> None:
         self._due = time.monotonic() + FIRST
 
     def is_due(self) -> bool:
-        """Whether the last time is long enough ago."""
+        """Whether the action may run again."""
         return time.monotonic() >= self._due
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Around what is done."""
+        """Measure the action, which runs inside the `with` block."""
         start = time.monotonic()
         yield
         end = time.monotonic()

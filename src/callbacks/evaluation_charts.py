@@ -1,4 +1,4 @@
-"""What a classifier gets wrong, drawn for TensorBoard."""
+"""The confusion matrix and the mistakes of a classifier, as figures and tables for TensorBoard."""
 
 import html
 from collections.abc import Sequence
@@ -10,18 +10,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 4
-MOST_NUMBERS = 20
-"""Of more classes the confusion matrix has colours alone."""
-MOST_NAMES = 60
+MAX_NUMBERED = 20
+"""The most classes with which the confusion matrix shows numbers; with more it shows colours only."""
+
+MAX_NAMED = 60
+"""The most classes with which the confusion matrix shows the names of the classes."""
 
 
 class Mistake(NamedTuple):
-    """A sample whose likeliest class is not its own."""
+    """A sample that is assigned to a wrong class."""
 
     row: int  # in its dataset
     true: str
     predicted: str
-    probability: float  # of the class predicted
+    probability: float  # of the predicted class
     loss: float
 
     def __str__(self) -> str:
@@ -29,7 +31,10 @@ class Mistake(NamedTuple):
 
 
 def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """Samples by their class, in rows, and their likeliest class, in columns; a row's colours are shares of it."""
+    """The number of samples by class (rows) and predicted class (columns); colours are shares of the row.
+
+    torchmetrics' own plot colours by number, so that large classes hide the mistakes in small ones.
+    """
     from matplotlib.figure import Figure
 
     size = min(3 + 0.2 * len(class_names), 14)
@@ -37,10 +42,10 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> "Figure"
     axes = figure.add_subplot(xlabel="predicted", ylabel="class", title=f"{counts.sum()} samples")
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(class_names) <= MOST_NAMES:
+    if len(class_names) <= MAX_NAMED:
         axes.set_xticks(range(len(class_names)), class_names, rotation=90, fontsize=8)
         axes.set_yticks(range(len(class_names)), class_names, fontsize=8)
-    if len(class_names) <= MOST_NUMBERS:
+    if len(class_names) <= MAX_NUMBERED:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
@@ -49,7 +54,7 @@ def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> "Figure"
 
 
 def mistakes_figure(images: np.ndarray, mistakes: Sequence[Mistake]) -> "Figure":
-    """Images, (N, C, H, W) uint8, with the names of their classes."""
+    """Images `(N, C, H, W)`, uint8, titled with their classes."""
     from matplotlib.figure import Figure
 
     num_rows = -(-len(mistakes) // COLUMNS)
@@ -64,7 +69,7 @@ def mistakes_figure(images: np.ndarray, mistakes: Sequence[Mistake]) -> "Figure"
 
 
 def mistakes_table(texts: Sequence[str], mistakes: Sequence[Mistake], longest: int = 500) -> str:
-    """Texts, cut to `longest` letters, beside their classes, in Markdown."""
+    """A Markdown table of texts, cut off after `longest` characters, and their classes."""
     lines = ["| class | predicted | probability | text |", "| --- | --- | --- | --- |"]
     for text, mistake in zip(texts, mistakes, strict=True):
         shown = " ".join(text.split())

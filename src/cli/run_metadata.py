@@ -1,4 +1,4 @@
-"""What a run leaves beside its curves: the configuration, what it ran on, and the final scores."""
+"""What a run saves beside its curves: its configuration, its environment and its final scores."""
 
 import shlex
 import sys
@@ -12,26 +12,27 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from src.cli.agreement import shown
+from src.cli.run_folder import RunFolder
 from src.machine import commit, hardware, versions
+from src.norms.spec import is_spec, to_text, without_none
 
 
-class SaveRecord(SaveConfigCallback):
-    """Saves the resolved configuration as config.yaml in the run's folder, and what it runs on as environment.yaml.
+class SaveRunMetadata(SaveConfigCallback):
+    """Saves all options of a run as config.yaml, and its hardware, versions and commit as environment.yaml.
 
-    Both are on TensorBoard's TEXT page, too. A run that goes on adds to environment.yaml. Each checkpoint has the
-    versions.
+    Both files are in the run's folder, and their texts on TensorBoard's TEXT page. A run that is resumed adds an entry
+    to environment.yaml. Each checkpoint holds the versions.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Without a logger there is no run's folder, and it would be written into the working folder.
+        # Without a logger a run has no folder, and Lightning would write into the working folder.
         if stage == "fit" and trainer.loggers:
-            self.folder = Path(str(trainer.log_dir))  # which all processes have to ask for
+            self.folder = RunFolder(Path(str(trainer.log_dir)))  # a broadcast, in which all processes take part
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         started = yaml.safe_dump([environment(trainer, self.config["seed_everything"])], sort_keys=False, width=1000)
-        with (self.folder / "environment.yaml").open("a", encoding="utf-8") as file:
+        with self.folder.environment.open("a", encoding="utf-8") as file:
             file.write(started)
         if isinstance(trainer.logger, TensorBoardLogger):
             config = self.parser.dump(self.config, skip_none=False)
@@ -43,7 +44,7 @@ class SaveRecord(SaveConfigCallback):
 
 
 def environment(trainer: Trainer, seed: int | bool) -> dict[str, Any]:
-    """What a run runs on, as plain values."""
+    """The command, hardware, versions and commit of a run, as plain values."""
     revision, clean = commit()
     return {
         "command": shlex.join(["python", *sys.argv]),
@@ -60,16 +61,18 @@ def environment(trainer: Trainer, seed: int | bool) -> dict[str, Any]:
 
 
 def log_final_scores(trainer: Trainer, config: Mapping[str, Any], scores: Mapping[str, Any]) -> None:
-    """Put the configuration's model, data and seed with the test scores on TensorBoard's HPARAMS page."""
+    """Put the options of model and data, the seed and the test scores on TensorBoard's HPARAMS page."""
     if not isinstance(trainer.logger, TensorBoardLogger):
         return
     options: dict[str, Any] = {"seed": config["seed_everything"], "epochs": trainer.max_epochs}
     for part in ("model", "data"):
         options[part] = config[part]["class_path"].rsplit(".", 1)[-1]
         for name, value in config[part]["init_args"].items():
-            if isinstance(value, Mapping) and "class_path" not in value:
+            if is_spec(value):
+                options[f"{part}/{name}"] = to_text(without_none(value))
+            elif isinstance(value, Mapping):
                 options |= {f"{part}/{name}.{key}": v for key, v in value.items()}
             else:
-                options[f"{part}/{name}"] = shown(value) if isinstance(value, Mapping) else value
+                options[f"{part}/{name}"] = value
     trainer.logger.log_hyperparams(options, {f"hp/{name}": float(value) for name, value in scores.items()})
     trainer.logger.save()

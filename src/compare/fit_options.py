@@ -1,4 +1,4 @@
-"""The runs' options, checked and completed by train.py's own parser before anything runs."""
+"""The options of the runs: train.py's own parser checks and completes them before anything runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,15 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from src.cli import TrainCLI
 from src.cli.parser import failing_on_mistakes
 
-WHICH_RUN = ("config", "experiment", "ckpt_path")
+RUN_OPTIONS = ("config", "experiment", "ckpt_path")
+"""Options that say which run it is, not how it trains."""
 
 
 class FitParser(TrainCLI):
-    """train.py's command line up to its parser: nothing is built, and nothing runs."""
+    """The parser of train.py's `fit`, without constructing or running anything.
+
+    LightningCLI(run=False) has no options of `fit`, such as `--ckpt_path`, and it constructs the model and the data.
+    """
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -30,13 +34,10 @@ class FitParser(TrainCLI):
     def _run_subcommand(self, subcommand: str) -> None: ...
 
     def resolve(self, flags: Sequence[str]) -> dict[str, Any]:
-        """All options of `train.py fit FLAGS`, without those that say which run it is.
-
-        A mistake ends the program as it ends train.py.
-        """
+        """All options of `train.py fit FLAGS` except `RUN_OPTIONS`; a mistake ends the program as it ends train.py."""
         parser = self._subcommand_parsers["fit"]
         with failing_on_mistakes(flags):
             config = parser.parse_args(list(flags))
         dumped = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
         options: dict[str, Any] = yaml.safe_load(dumped)
-        return {name: value for name, value in options.items() if name not in WHICH_RUN}
+        return {name: value for name, value in options.items() if name not in RUN_OPTIONS}

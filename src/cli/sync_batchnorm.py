@@ -1,4 +1,4 @@
-"""What `--trainer.sync_batchnorm=true` does: Lightning's own plugin would put torch's layers in the place of ours."""
+"""`--trainer.sync_batchnorm=true` for norms of ours: Lightning's own plugin would replace them by torch's."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from src.norms import check_synchronizable, synchronize
 
 
 class SyncNorms(TorchSyncBatchNorm):
-    """A plugin for `Trainer(sync_batchnorm=True)` that leaves every layer the object that it is."""
+    """A plugin for `Trainer(sync_batchnorm=True)` that synchronizes the layers in place and replaces none of them."""
 
     _undo: Callable[[], None]
 
@@ -26,14 +26,14 @@ class SyncNorms(TorchSyncBatchNorm):
 
 
 def check_sync(trainer: Trainer, model: LightningModule) -> None:
-    """Raise where the trainer would train on many processes without the synchronization that it was asked for.
+    """Check that the trainer can synchronize the model's norms.
 
     Raises:
-        ValueError: what cannot be, and the way out.
+        ValueError: the strategy or a norm cannot be synchronized; the message says what to choose instead.
     """
     strategy = trainer.strategy
     if not isinstance(strategy, ParallelStrategy):
-        return  # one process, which has nothing to synchronize with
+        return  # a single process has nothing to synchronize with
     if not isinstance(strategy, DDPStrategy | FSDPStrategy) or isinstance(strategy, DeepSpeedStrategy):
         raise ValueError(
             f"sync_batchnorm=true has no effect under {type(strategy).__name__}: take --trainer.strategy=ddp or fsdp, "

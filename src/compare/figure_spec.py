@@ -1,4 +1,4 @@
-"""What stands where in a study's figure."""
+"""What a study's figure shows on which axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ MEASURES = "measures"
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """What stands where; each axis of the grid with several values has to stand somewhere.
+    """What a study's figure shows on which axis; it must show each axis of the grid that has several values.
 
     Args:
-        x: an axis of the grid, or `measures`, each of which is then a place.
-        lines: an axis of the grid, each value a line.
-        panels: an axis of the grid, or `measures`, each a panel.
-        y: the measure that is drawn where the measures are no axis.
-        measures: which of them the axis has; null: all.
-        log: a logarithmic scale for y.
+        x: an axis of the grid, or `measures` for one tick for each measure.
+        lines: an axis of the grid; each of its values is a line.
+        panels: an axis of the grid, or `measures`; each value is a panel.
+        y: the measure to draw, unless x or panels are the measures.
+        measures: the measures to show on x or in panels; null for all.
+        log: whether y has a logarithmic scale.
     """
 
     x: str
@@ -30,7 +30,7 @@ class FigureSpec:
     log: bool = False
 
     def check(self, axes: Sequence[Axis], measures: Sequence[str]) -> None:
-        """Raise a ValueError where the figure names what is not there, or leaves an axis out."""
+        """Raise a ValueError if the figure names an axis or measure that does not exist, or leaves an axis out."""
         names = [axis.name for axis in axes]
         for part, known in (("x", [*names, MEASURES]), ("lines", names), ("panels", [*names, MEASURES])):
             if (value := getattr(self, part)) is not None and value not in known:
@@ -42,4 +42,4 @@ class FigureSpec:
             axis.name for axis in axes if len(axis.values) > 1 and axis.name not in (self.x, self.lines, self.panels)
         ]
         if absent:
-            raise ValueError(f"figure: it does not say where {' and '.join(absent)} stand: x, lines or panels")
+            raise ValueError(f"figure does not show {' and '.join(absent)}: name it in x, lines or panels")

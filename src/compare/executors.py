@@ -1,4 +1,4 @@
-"""Where the runs run: here, or on a Ray cluster."""
+"""What executes the runs: this machine, or a Ray cluster."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,17 +7,17 @@ from threading import Event
 from typing import Any
 
 from src.cli.parser import fail
-from src.compare.options import REPOSITORY
 from src.compare.run import Job, State, execute, next_version
+from src.machine import REPOSITORY
 
 RETRIES = 3
-"""How often a run is tried again on another worker after its worker has died."""
+"""How often Ray repeats a run on another worker after its worker has died."""
 
 Report = Callable[[Job, State], None]
 
 
 def run_here(jobs: Sequence[Job], at_once: int, report: Report) -> None:
-    """On this machine, in the order of the jobs; `report` is called as each ends."""
+    """Run the jobs on this machine in their order, `at_once` at a time; call `report` when a job ends."""
     stop = Event()
     with ThreadPoolExecutor(at_once) as pool:
         futures = {pool.submit(execute, job, stop.is_set): job for job in jobs}
@@ -35,12 +35,12 @@ def run_here(jobs: Sequence[Job], at_once: int, report: Report) -> None:
 
 
 def _failed(job: Job, error: Exception) -> State:
-    """A run that came to no end, and whose folder holds nothing of its own or half of it."""
+    """The state of a run that raised an error here. Its folder may be incomplete: the next attempt is a new run."""
     return State("failed", next_version(job), f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-class Cluster:
-    """A Ray cluster, whose machines see the output folder, the data and this repository under the same paths."""
+class RayCluster:
+    """A Ray cluster; its machines must see the output folder, the data and this repository under the same paths."""
 
     def __init__(self, address: str):
         try:
@@ -48,7 +48,7 @@ class Cluster:
         except ModuleNotFoundError:
             fail("--ray needs Ray, which is not installed: pip install -r requirements-ray.txt")
         self.ray: Any = ray
-        # Workers otherwise find this project only where they share the driver's search path; Ray puts theirs in.
+        # So that workers can import this project; Ray replaces ${PYTHONPATH} by the worker's own.
         environment = {"env_vars": {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}${{PYTHONPATH}}"}}
         try:
             ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="error")
@@ -56,7 +56,7 @@ class Cluster:
             fail(f"no Ray cluster at --ray={address}: {error}")
 
     def _smallest(self, resource: str) -> int:
-        """How much of a resource each machine that has some has, at least."""
+        """The smallest amount of a resource on a machine that has any of it; 0 if no machine has."""
         amounts = [int(node["Resources"].get(resource, 0)) for node in self.ray.nodes() if node["Alive"]]
         return min((amount for amount in amounts if amount), default=0)
 
@@ -65,9 +65,9 @@ class Cluster:
         return max(1, self._smallest("CPU"))
 
     def run(self, jobs: Sequence[Job], report: Report) -> None:
-        """One task for each job; Ray chooses where and when, and starts it again where a worker dies.
+        """Run each job as one task; Ray chooses the machine and the time, and repeats a task whose worker died.
 
-        Ends the program if no machine has what a job needs, for which Ray would wait for ever.
+        Ends the program if no machine has what a job needs: Ray would wait for such a machine for ever.
         """
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         for job in jobs:
@@ -97,8 +97,9 @@ class Cluster:
             self.ray.shutdown()
 
     def _needs(self, job: Job) -> dict[str, float]:
+        """The options of the job's task: cores, GPUs and retries."""
         needs: dict[str, float] = {"num_cpus": job.threads, "num_gpus": 0, "max_retries": RETRIES}
-        # A task that asks for no GPU sees none.
+        # Ray hides the GPUs from a task that asks for none.
         if self._smallest("GPU") and job.options["trainer"]["accelerator"] != "cpu":
             devices = job.options["trainer"]["devices"]
             needs["num_gpus"] = devices if isinstance(devices, int) and devices > 0 else 1
