@@ -19,7 +19,7 @@ from tests.helpers.compare_command import compare_here
 from tests.helpers.standin_data import use_standins
 from tests.helpers.train_command import PLAIN, REPOSITORY, run_here
 
-DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(REPOSITORY.glob("docs/*.md"))]
 IMPORTED = {
     "scikit-learn": "sklearn",
     "pillow": "PIL",
@@ -118,7 +118,7 @@ def test_tensorboard(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "block", re.findall(r"^```python\n(.*?)^```", (REPOSITORY / "README.md").read_text(), re.DOTALL | re.M)
+    "block", [b for path in DOCUMENTS for b in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.M)]
 )
 def test_python(block: str) -> None:
     from torchvision.models import resnet18
@@ -221,6 +221,6 @@ def test_the_readmes_table_lists_every_norm() -> None:
 
 def test_links_between_documents_lead_somewhere() -> None:
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
