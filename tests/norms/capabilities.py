@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from src.markdown import markdown_table
 from src.norms import NORMS
 from tests.norms.conform import CHECKS, Subject, subjects
 from tests.norms.conform.processes import synchronization
@@ -31,17 +32,17 @@ DTYPES = {
 HEAD = """\
 # What each norm can do
 
-Written by `make capabilities` from the results of the conformance suite (`tests/norms/conform`); a test compares them.
-The drop-in classes come first, then each family in its two layouts.
+`make capabilities` writes this page from the results of the conformance suite (`tests/norms/conform`). A test compares
+the two. The drop-in classes come first, then each family in its two layouts.
 
-- yes: every check of the column passes; no: one fails; -: there is nothing to check, or torch's layer does not do it.
-- dtypes: float64 equals torch's to 1e-10; the others are off from float64 by at most twice what torch's layer is,
-  plus one unit in the last place (float32: twice that). Where torch has no such layer, float64 means that numerical
-  derivatives agree, and the others are off by at most four units.
+- yes: every check of the column passes. no: a check fails. -: there is nothing to check, or torch's layer cannot do it.
+- dtypes: float64 is equal to torch's to 1e-10. The error of the others against float64 is at most twice the error of
+  torch's layer plus one unit in the last place (float32: plus two). Where torch has no such layer, float64 means that
+  numerical derivatives agree, and the error of the others is at most four units.
 - vmap: in eval, over inputs and over layers.
 - masked: outputs and statistics do not depend on padding.
-- sync: "not needed" where no sample sees another in training; "yes" where many processes with `sync_batchnorm` have the
-  statistics of all their samples; "refused" where they cannot, and are told the way out.
+- sync: "not needed": no sample depends on another in training. "yes": many processes with `sync_batchnorm` use the
+  statistics of all their samples. "refused": they cannot, and the error says what to use instead.
 """
 
 
@@ -69,8 +70,7 @@ def row(subject: Subject, result: Callable[[Subject, str], bool | None]) -> list
 def table(result: Callable[[Subject, str], bool | None] = passes) -> str:
     rows = [row(subject, result) for subject in subjects(name for name in NORMS if not name.startswith("Torch"))]
     head = ["norm", "dtypes", *COLUMNS, "sync"]
-    lines = [head, ["---"] * len(head), *rows]
-    return HEAD + "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return f"{HEAD}\n{markdown_table(head, rows)}\n"
 
 
 if __name__ == "__main__":
