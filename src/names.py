@@ -5,12 +5,9 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """` Did you mean 'resnet18'?`, with the nearest of the known names; empty if none is near.
+    """` Did you mean 'resnet18'?`, with the known name nearest to `name` in any case; empty if none is near.
 
-    Args:
-        name: the name that was given; its case does not matter.
-        known: the names to choose from.
-        cutoff: how alike two names must be, from 0 (any two) to 1 (the same).
+    `cutoff` is how alike two names must be, from 0 (any two) to 1 (the same).
     """
     by_lower_case = {each.lower(): each for each in known}
     nearest = get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)

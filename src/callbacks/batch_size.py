@@ -33,16 +33,10 @@ class BatchSizeSummary(Callback):
 
 
 def summary(batch_size: int, processes: int, accumulated: int, recipe: Recipe) -> dict[str, str]:
-    """The printed lines: by its name, each text.
+    """The printed lines by their names; `accumulated` is the number of batches per optimizer step.
 
     The learning rate is shown and not scaled, since the recipe may have been chosen for many processes. The scaling
     rules are linear for SGD (arXiv 1706.02677) and the square root for AdamW (arXiv 2205.10287).
-
-    Args:
-        batch_size: samples per batch and process.
-        processes: number of processes.
-        accumulated: batches per optimizer step.
-        recipe: optimizer and learning rate.
     """
     times = processes * accumulated
     factors = [f"{batch_size} a batch"]

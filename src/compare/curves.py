@@ -83,14 +83,9 @@ def read_further(curves: Curves, asked: Mapping[str, str]) -> dict[str, float]:
 
 
 def measure(curves: Curves, target: float | None = None, further: Mapping[str, str] | None = None) -> Measures:
-    """The measures of a run with these curves.
+    """The measures of a run with these curves; the time of a step is the median over the logged steps.
 
-    The time of a step is the median over the logged steps.
-
-    Args:
-        curves: the run's curves.
-        target: a validation accuracy; the measures say when the run reached it.
-        further: see `read_further`.
+    `target` is a validation accuracy, to measure when the run reached it; for `further` see `read_further`.
     """
     # While a run writes, a scalar of the last step may be there before the epoch of that step.
     epochs = {step: int(value) + 1 for step, _, value in curves.get("epoch", [])}

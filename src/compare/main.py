@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -119,17 +119,13 @@ def show(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def score(options: Options) -> Callable[[Job, State], str]:
-    """The function that says in a few words how a run has ended."""
-
-    def text(job: Job, state: State) -> str:
-        if state.status == "failed":
-            return f"failed: {state.error} ({os.path.relpath(job.log)})"
-        if state.status == "diverged":
-            return "diverged: a loss was not finite"
-        return f"test accuracy {read_run(job, state).measures.test_accuracy:.4f}"
-
-    return text
+def outcome(job: Job, state: State) -> str:
+    """How a run has ended, in a few words."""
+    if state.status == "failed":
+        return f"failed: {state.error} ({os.path.relpath(job.log)})"
+    if state.status == "diverged":
+        return "diverged: a loss was not finite"
+    return f"test accuracy {read_run(job, state).measures.test_accuracy:.4f}"
 
 
 def main() -> None:
@@ -172,7 +168,7 @@ def compare(arguments: list[str]) -> None:
         states[job.name] = state
         progress.ended(job, state)
 
-    progress = ComparisonProgress(console, remaining, len(jobs) - len(remaining), score(options))
+    progress = ComparisonProgress(console, remaining, len(jobs) - len(remaining), outcome)
     try:
         with hold(Path(str(options.output))), progress:
             if cluster:

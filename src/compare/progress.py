@@ -23,8 +23,8 @@ class ComparisonProgress:
     The bars follow the files of the runs, so that a run may be on another machine.
     """
 
-    def __init__(self, console: Console, jobs: Sequence[Job], num_finished: int, score: Callable[[Job, State], str]):
-        self.console, self.score = console, score
+    def __init__(self, console: Console, jobs: Sequence[Job], num_finished: int, outcome: Callable[[Job, State], str]):
+        self.console, self.outcome = console, outcome
         self.waiting = {job.name: job for job in jobs}
         self._written = {job.name: written(job) for job in jobs}
         self.total = len(jobs) + num_finished
@@ -67,7 +67,7 @@ class ComparisonProgress:
         self.progress.update(self.overall, advance=1, note=note)
         place = f"{self.total - len(self.waiting)}/{self.total}"
         self.console.print(
-            f"{place:>7}  {job.name}: {self.score(job, state)}", markup=False, highlight=False, soft_wrap=True
+            f"{place:>7}  {job.name}: {self.outcome(job, state)}", markup=False, highlight=False, soft_wrap=True
         )
 
     def _update_bars(self) -> None:

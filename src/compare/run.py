@@ -187,13 +187,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _outcome(folder: RunFolder | None, code: int, output: str) -> tuple[Literal["finished", "diverged", "failed"], str]:
-    """How a run ended, and the error that it printed.
-
-    Args:
-        folder: of the run's events.
-        code: the exit code of train.py.
-        output: what train.py printed.
-    """
+    """How a run ended and its error, from its events, the exit code of train.py and what train.py printed."""
     curves = read_scalars(folder.path) if folder else {}
     if diverged(curves):
         return "diverged", ""

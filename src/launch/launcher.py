@@ -33,11 +33,9 @@ def _poll(processes: Callable[[], Sequence[Popen[bytes]]]) -> None:
 
 
 def wait_for(processes: Sequence[Popen[bytes]], timeout: float) -> None:
-    """Wait until the processes that were started have ended; end this process if one of them fails or takes too long.
+    """Wait until the processes of the ranks 1, 2, ... have ended; end this process if one fails.
 
-    Args:
-        processes: the processes of the ranks 1, 2, ...
-        timeout: seconds to wait for each.
+    It also ends this process if one of them takes more than `timeout` seconds.
     """
     for rank, process in enumerate(processes, start=1):
         try:

@@ -5,14 +5,10 @@ from src.norms.family import NormSite
 
 
 def check_vector_norm(norm: NormFamily | None, **sizes: int) -> None:
-    """Raise a ValueError unless `norm` can normalize vectors of these sizes.
+    """Raise a ValueError unless `norm` fits vectors of these sizes, the features of each layer by its name.
 
     Without this check a norm that takes the mean of a single value would fail at the first batch, or never: its outputs
     would always be 0.
-
-    Args:
-        norm: null if the backbone keeps its own norms.
-        sizes: by the name of a layer, the number of features of its vectors.
     """
     if norm is None:
         return

@@ -26,12 +26,7 @@ def without_none(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_text(spec: Mapping[str, Any], show: Callable[[Any], str] = repr) -> str:
-    """`GroupNorm(num_groups=8)`; a class without options is `BatchNorm()`.
-
-    Args:
-        spec: the class and its options.
-        show: how to write the value of an option.
-    """
+    """`GroupNorm(num_groups=8)`, or `BatchNorm()` without options; `show` writes the value of an option."""
     options = ", ".join(f"{name}={show(value)}" for name, value in options_of(spec).items())
     return f"{spec['class_path'].rsplit('.', 1)[-1]}({options})"
 
