@@ -34,14 +34,14 @@ class CommandLine:
         types: the type of each option; for `trainer` and the like, the class whose arguments are options in turn.
         catalogues: for each base class the noun for its subclasses ("norm") and the known ones by their names.
         files: the option that names a YAML file of options.
-        derived: arguments that the program sets and the user must not set.
+        derived: for a base class, the arguments that the program sets and the user must not set.
         help: the command that lists all options.
     """
 
     types: Mapping[str, Any]
     catalogues: Mapping[type, tuple[str, Mapping[str, Any]]]
     files: str
-    derived: Sequence[str]
+    derived: Mapping[type, Sequence[str]]
     help: str
 
     def is_group(self, hint: Any) -> bool:
@@ -164,7 +164,8 @@ def _check_class(name: str, bases: tuple[type, ...], given: Given, line: Command
     if named is None:
         raise OptionError(unknown_name(noun, str(given.value), known))
     own = _class_of(named)
-    kinds = {option: kind for option, kind in arguments_of(named).items() if option not in line.derived}
+    derived = line.derived.get(bases[0], ())
+    kinds = {option: kind for option, kind in arguments_of(named).items() if option not in derived}
     for option, inside in given.parts.items():
         if option not in kinds:
             raise OptionError(unknown_name(f"option of {own.__name__}", option, kinds))
@@ -207,7 +208,10 @@ def _parameters(constructor: type) -> dict[str, inspect.Parameter]:
     """The arguments of a class; in the place of `**options`, those of its bases that it does not fix."""
     found: dict[str, inspect.Parameter] = {}
     for each in constructor.__mro__:
-        hints = get_type_hints(inspect.getattr_static(each, "__init__"))
+        try:
+            hints = get_type_hints(inspect.getattr_static(each, "__init__"))
+        except NameError:  # a type that is imported for type checkers only, as Lightning's strategies have it
+            hints = {}
         parameters = inspect.signature(each).parameters.values()
         for p in parameters:
             if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):

@@ -41,7 +41,7 @@ COMMAND_LINE = CommandLine(
         ClassificationData: ("dataset", DATASETS),
     },
     files="config",
-    derived=FROM_DATA,
+    derived={Classifier: FROM_DATA},
     help="python train.py fit --help",
 )
 

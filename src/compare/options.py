@@ -127,7 +127,7 @@ def parse(arguments: list[str]) -> Options:
     if given.config:
         own.append(f"--config={json.dumps(given.config)}")
     parser = make_parser()
-    known = CommandLine({**arguments_of(Options), "study": Any}, {}, "study", (), "python compare.py --help")
+    known = CommandLine({**arguments_of(Options), "study": Any}, {}, "study", {}, "python compare.py --help")
     with failing_on_mistakes(own, known):
         namespace = parser.instantiate_classes(parser.parse_args(own))
     study = namespace.pop("study")

@@ -1,5 +1,7 @@
 """Data: each dataset is a LightningDataModule that gives batches `(inputs, labels)`."""
 
+import sys
+
 from src.data.arrays import ArrayData, ArrayDataset
 from src.data.base import ClassificationData
 from src.data.errors import DataError
@@ -56,3 +58,7 @@ __all__ = [
     "publish",
     "scratch_folder",
 ]
+
+# A configuration may name a dataset by the module that defined it in an earlier version: `src.data.digits.Digits`.
+for _module in ("cifar", "digits", "fashion_mnist", "image_folder", "moving_digits", "news", "tabular", "text_files"):
+    sys.modules[f"{__name__}.{_module}"] = sys.modules[__name__]

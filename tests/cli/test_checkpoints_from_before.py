@@ -1,13 +1,16 @@
 """Checkpoints and configurations that an earlier version wrote: its literal words and numbers, before modules moved."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
 from src.cli.checkpoint_match import hyperparameter_differences, read_checkpoint, weight_differences
 from src.compare.fit_options import FitParser
+from src.data import DATASETS
 from src.models import MLPClassifier
 from src.norms import BatchNorm1d, families
 
@@ -129,6 +132,21 @@ def test_classes_are_found_at_their_addresses() -> None:
     for part, names in CLASS_PATHS.items():
         module: Any = __import__(modules[part], fromlist=names)
         assert [getattr(module, name).__name__ for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("src.data.digits.Digits", "Digits"),
+        ("src.data.tabular.Wine", "Wine"),
+        ("src.data.news.Reuters8", "Reuters8"),
+        ("src.data.cifar.CIFAR100", "CIFAR100"),
+    ],
+)
+def test_a_dataset_is_found_in_the_module_that_had_it(path: str, name: str) -> None:
+    options = FitParser().resolve(["--config=configs/digits.yaml", f"--data={path}"])
+    assert options["data"]["class_path"] == path
+    assert getattr(importlib.import_module(path.rpartition(".")[0]), name) is DATASETS[name]
 
 
 def test_a_saved_configuration_comes_to_the_same(tmp_path: Path) -> None:

@@ -111,6 +111,13 @@ MISTAKES = {
     "--model.norm=torch.nn.LayerNorm": (
         f"unknown norm 'torch.nn.LayerNorm'. Did you mean 'LayerNorm'? There are: {NORMS}"
     ),
+    "--data=Reuters8 --data.vocab_size=64 --data.max_lenght=9": (
+        "unknown option of Reuters8 'max_lenght'. Did you mean 'max_length'? There are: batch_size, bucketing, "
+        "max_length, num_workers, root, split_seed, token_dropout, tokenizer, val_fraction, vocab_size"
+    ),
+    "--config=configs/fsdp.yaml --trainer.max_epoch=3": (
+        "unknown option 'trainer.max_epoch'. Did you mean 'trainer.max_epochs'? All options: python train.py fit --help"
+    ),
     "--data=ImageFolder": "ImageFolder needs an option that is not given: --data.folder",
     "--seed_everything=many": "seed_everything: expected bool or int, got 'many'",
     "--nrom=3": "unknown option 'nrom'. All options: python train.py fit --help",
