@@ -15,7 +15,6 @@ from src.callbacks.evaluation_charts import Mistake, confusion_figure, mistakes_
 from src.callbacks.time_budget import TimeBudget
 from src.data import ClassificationData, ImageData, TextData
 from src.data.sampler import BatchSampler
-from src.data.split import split_off_missing
 
 SPRITE = 32
 """The largest side of an image in the projector, in pixels."""
@@ -173,8 +172,7 @@ class EvaluationPictures(Callback):
 
     def _texts(self, split: str, rows: list[int]) -> list[str]:
         """Read the texts again, since a run keeps only their token ids."""
-        data = self._data
-        texts = split_off_missing(data.load(), data.val_fraction, data.test_fraction, data.split_seed)[split].texts
+        texts = self._data.load_splits()[split].texts
         return [texts[row] for row in rows]
 
     def _project(self, trainer: Trainer) -> None:

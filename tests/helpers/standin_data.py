@@ -76,7 +76,9 @@ def make_cifar(root: Path, num_classes: int = 10, num_train: int = 400, num_test
             content = pickle.dumps(batch, protocol=2)
             (folder / name).write_bytes(content)
             hashes[name] = hashlib.md5(content).hexdigest()
-    return hashes
+    content = pickle.dumps({source.meta["key"]: [str(label) for label in range(num_classes)]}, protocol=2)
+    (folder / source.meta["filename"]).write_bytes(content)
+    return hashes | {source.meta["filename"]: hashlib.md5(content).hexdigest()}
 
 
 def make_image_folder(
@@ -144,6 +146,7 @@ def use_standins(monkeypatch: pytest.MonkeyPatch, root: Path) -> dict[str, dict[
         for attribute in ("train_list", "test_list"):
             accepted = [[name, hashes[name]] for name, _ in getattr(source, attribute)]
             monkeypatch.setattr(source, attribute, accepted)
+        monkeypatch.setattr(source, "meta", source.meta | {"md5": hashes[source.meta["filename"]]})
     monkeypatch.setattr(news_wheel, "TAB_SHA256", make_text_tabs(root))
     arguments: dict[str, dict[str, Any]] = {
         "Digits": {},

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 in the python format of their authors."""
 
-import pickle
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from src.data.errors import DataError
 from src.data.files.atomic_write import publish, scratch_folder
-from src.data.files.verify import read_verified
 from src.data.images import ImageData, ImageDataset
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -40,29 +39,26 @@ def download(source: type[datasets.CIFAR10], root: Path) -> None:
         publish(scratch / source.base_folder, root / source.base_folder)
 
 
-def read_batches(folder: Path, files: Sequence[Sequence[str]]) -> ImageDataset:
-    """The images and labels of some of the archive's files.
-
-    Not by torchvision's reader: it says only "not found or corrupted", and hashes all files for each split.
+def read(source: type[datasets.CIFAR10], root: Path, train: bool) -> ImageDataset:
+    """The images and labels of the training or the test samples.
 
     Raises:
         DataError: a file is missing, or its content is not that of the original file.
     """
-    pixels, labels = [], []
-    for name, md5 in files:
-        if not (folder / name).is_file():
-            raise DataError(
-                f"{folder} lacks the file {name}. Delete the folder and run again to fetch it anew, or unpack "
-                "the original archive in its place."
-            )
-        content = read_verified(folder / name, "md5", md5)
+    try:
         with warnings.catch_warnings():
             # The files hold a dtype's flags as integers; numpy 2.4.0 warns of that (pytorch/vision issue 9340).
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
-            batch = pickle.loads(content, encoding="latin1")
-        pixels.append(batch["data"])
-        labels.append(batch["labels"] if "labels" in batch else batch["fine_labels"])
-    return ImageDataset(np.concatenate(pixels).reshape(-1, 3, 32, 32), np.concatenate(labels))
+            found = source(str(root), train)
+    except RuntimeError as error:  # which does not say what is wrong
+        folder = root / source.base_folder
+        files = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+        wrong = [name for name, md5 in files if not check_integrity(folder / name, md5)]
+        raise DataError(
+            f"{folder}: these files are missing, damaged or were changed: {', '.join(wrong)}. Delete the folder and "
+            "run again to fetch it anew, or unpack the original archive in its place."
+        ) from error
+    return ImageDataset(found.data.transpose(0, 3, 1, 2), np.array(found.targets))
 
 
 class CIFAR(ImageData):
@@ -96,11 +92,7 @@ class CIFAR(ImageData):
 
     def load(self) -> dict[str, ImageDataset]:
         """The official training and test samples."""
-        folder = self.root / self.source.base_folder
-        return {
-            "train": read_batches(folder, self.source.train_list),
-            "test": read_batches(folder, self.source.test_list),
-        }
+        return {split: read(self.source, self.root, split == "train") for split in ("train", "test")}
 
 
 class CIFAR10(CIFAR):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torchvision import datasets
 
 from src.data import CIFAR10, CIFAR100, DataError
 from tests.helpers.standin_data import use_standins
@@ -43,20 +42,14 @@ def test_cifar_without_network(no_network: None, tmp_path: Path) -> None:
 
 def test_changed_cifar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data = CIFAR100(**use_standins(monkeypatch, tmp_path)["CIFAR100"])
-    path = tmp_path / "cifar-100-python" / "test"
-    path.write_bytes(b"other")
-    with pytest.raises(DataError) as error:
-        data.setup("fit")
-    assert str(error.value) == (
-        f"{path} is damaged or was changed: the md5 of its content is 795f3202b17cb6bc3d4b771d8c6c9eaf, expected "
-        f"{datasets.CIFAR100.test_list[0][1]}. Delete the file and run again to fetch it anew, or put the original "
-        "file in its place."
-    )
-    path.unlink()
+    folder = tmp_path / "cifar-100-python"
+    (folder / "test").write_bytes(b"other")
     data.prepare_data()
-    with pytest.raises(DataError) as error:
-        data.setup("fit")
-    assert str(error.value) == (
-        f"{path.parent} lacks the file test. Delete the folder and run again to fetch it anew, or unpack the original "
-        "archive in its place."
-    )
+    for files in ("test", "test, meta"):
+        with pytest.raises(DataError) as error:
+            data.setup("fit")
+        assert str(error.value) == (
+            f"{folder}: these files are missing, damaged or were changed: {files}. Delete the folder and run again to "
+            "fetch it anew, or unpack the original archive in its place."
+        )
+        (folder / "meta").unlink(missing_ok=True)
