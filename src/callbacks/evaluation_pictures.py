@@ -167,7 +167,7 @@ class EvaluationPictures(Callback):
 
     def _images(self, split: str, rows: list[int]) -> np.ndarray:
         images, _ = self._data.datasets[split].batch(np.array(rows))
-        shown: np.ndarray = self._data.shift(images).byte().numpy()
+        shown: np.ndarray = self._data.brighten(images).byte().numpy()
         return shown
 
     def _texts(self, split: str, rows: list[int]) -> list[str]:

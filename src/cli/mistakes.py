@@ -33,14 +33,14 @@ class CommandLine:
     Attributes:
         types: the type of each option; for `trainer` and the like, the class whose arguments are options in turn.
         catalogues: for each base class the noun for its subclasses ("norm") and the known ones by their names.
-        files: the option that names a YAML file of options.
+        config_option: the option that names a YAML file of options.
         derived: for a base class, the arguments that the program sets and the user must not set.
         help: the command that lists all options.
     """
 
     types: Mapping[str, Any]
     catalogues: Mapping[type, tuple[str, Mapping[str, Any]]]
-    files: str
+    config_option: str
     derived: Mapping[type, Sequence[str]]
     help: str
 
@@ -89,7 +89,7 @@ class Given:
 def find_mistake(arguments: Sequence[str], line: CommandLine) -> str | None:
     """A message for the first mistake in a command's arguments; None if this module finds no mistake."""
     try:
-        for name, given in _read(arguments, line.files).parts.items():
+        for name, given in _read(arguments, line.config_option).parts.items():
             if name not in line.types:
                 inside = next(iter(given.parts), None)
                 raise line.unknown(name if given.value is not None or inside is None else f"{name}.{inside}")

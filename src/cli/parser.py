@@ -40,7 +40,7 @@ COMMAND_LINE = CommandLine(
         Classifier: ("model", MODELS),
         ClassificationData: ("dataset", DATASETS),
     },
-    files="config",
+    config_option="config",
     derived={Classifier: FROM_DATA},
     help="python train.py fit --help",
 )

@@ -97,7 +97,7 @@ class ImageData(ClassificationData):
         self._fitted_scaling = fit_scaling(self.scaling, value_counts(train.pixels, train.rows))
         return datasets
 
-    def shift(self, images: Tensor) -> Tensor:
+    def brighten(self, images: Tensor) -> Tensor:
         """Brighten a batch by `covariate_shift` for evaluation, before it is scaled: 0..255 -> 0..255."""
         if not self.covariate_shift:
             return images
@@ -109,7 +109,7 @@ class ImageData(ClassificationData):
         if self.trainer and self.trainer.training:
             images = augment(images, self.crop_padding, self.flip)
         else:
-            images = self.shift(images)
+            images = self.brighten(images)
         self._fitted_scaling = self._fitted_scaling.to(images.device)
         images = self._fitted_scaling(images)
         if self.trainer:

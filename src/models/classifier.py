@@ -45,7 +45,9 @@ class Classifier(LightningModule):
 
     backbone: nn.Module
 
-    def __init__(self, backbone: nn.Module, num_classes: int, norm: NormFamily | None, recipe: Recipe, compile: bool):
+    def __init__(
+        self, backbone: nn.Module, num_classes: int, norm: NormFamily | None, recipe: Recipe, compile: bool = False
+    ):
         super().__init__()
         self._save_hyperparameters()
         self.backbone = backbone

@@ -186,7 +186,7 @@ class LSTMClassifier(Classifier):
         gates = 4 * hidden_size
         check_vector_norm(norm, norm_input=gates, norm_hidden=gates, norm_cell=hidden_size)
         backbone = TextLSTM(vocab_size, hidden_size, num_classes, dropout, max_length)
-        super().__init__(backbone, num_classes, norm, recipe, compile=False)
+        super().__init__(backbone, num_classes, norm, recipe)
         backbone.lstm.prepare_norms()
 
     def setup(self, stage: str) -> None:

@@ -71,7 +71,7 @@ class MLPClassifier(Classifier):
             layers[f"dropout{i}"] = nn.Dropout(dropout)
             initialize(layers[f"linear{i}"], activation, init_scale)
         layers["classifier"] = nn.Linear(hidden_size, num_classes)
-        super().__init__(nn.Sequential(layers), num_classes, norm, recipe, compile=False)
+        super().__init__(nn.Sequential(layers), num_classes, norm, recipe)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits: Tensor = self.backbone(inputs)

@@ -39,7 +39,7 @@ class VolumeClassifier(Classifier):
         if width < 1:
             raise ValueError(f"width={width}: expected 1 or more")
         backbone = build_video_resnet(width, num_classes, in_channels)
-        super().__init__(backbone, num_classes, norm, recipe, compile=False)
+        super().__init__(backbone, num_classes, norm, recipe)
 
     def forward(self, volumes: Tensor) -> Tensor:
         logits: Tensor = self.backbone(volumes)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.family import Layer, NormFamily, NormSite, given_options, positive
 from src.norms.formula.axes import axes_within
 from src.norms.formula.statistics import Statistics
 from src.norms.inputs import check_at_least_2d, check_dtypes, dense
@@ -62,7 +62,7 @@ class BatchNorm(Synchronizable, _BatchNorm):
         axes = axes_within(self.channel_dim, input.ndim)
         if use_batch:
             if peers is not None:
-                axes = axes._replace(group=peers)
+                axes = axes._replace(process_group=peers)
             y, batch = normalize(input, axes, self.eps, weight, bias, self.mask_for(input))
             if follows:
                 self._follow(batch)
@@ -196,7 +196,9 @@ class BatchNormFamily(NormFamily):
     ) -> None:
         self.eps, self.momentum = positive("eps", eps), positive("momentum", momentum)
         self.masked, self.track_running_stats = masked, track_running_stats
-        self.overrides = given(eps=eps, momentum=momentum, masked=masked, track_running_stats=track_running_stats)
+        self.overrides = given_options(
+            eps=eps, momentum=momentum, masked=masked, track_running_stats=track_running_stats
+        )
 
     def set_options(self, layer: nn.Module) -> None:
         super().set_options(layer)

@@ -99,7 +99,7 @@ class NormFamily(ABC):
 
     def options_at(self, site: NormSite) -> dict[str, Any]:
         """Keyword arguments of a new layer: the options that the user gave, and else the place's eps."""
-        return {**given(eps=site.eps), **self.overrides}
+        return {**given_options(eps=site.eps), **self.overrides}
 
     def set_options(self, layer: nn.Module) -> None:
         """Set the options that the user gave on a layer of this kind."""
@@ -121,7 +121,7 @@ class NormFamily(ABC):
         return hash(repr(self))
 
 
-def given(**options: Any) -> dict[str, Any]:
+def given_options(**options: Any) -> dict[str, Any]:
     """The options that the user gave: those that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.family import Layer, NormFamily, NormSite, given_options, positive
 from src.norms.formula.axes import Axes
 from src.norms.inputs import autocast_to_float32, check_dtypes, dense
 from src.norms.leaf import leaf
@@ -93,7 +93,7 @@ class GroupNormFamily(NormFamily):
 
     def __init__(self, num_groups: int | None = None, eps: float | None = None) -> None:
         self.num_groups, self.eps = positive("num_groups", num_groups), positive("eps", eps)
-        self.overrides = given(num_groups=num_groups, eps=eps)
+        self.overrides = given_options(num_groups=num_groups, eps=eps)
 
     def check(self, sites: Mapping[str, NormSite]) -> None:
         for name, site in sites.items():

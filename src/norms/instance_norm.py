@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.family import Layer, NormFamily, NormSite, given_options, positive
 from src.norms.formula.axes import axes_within
 from src.norms.formula.processes import sum_over
 from src.norms.formula.statistics import Statistics
@@ -150,7 +150,7 @@ class InstanceNormFamily(NormFamily):
 
     def __init__(self, eps: float | None = None) -> None:
         self.eps = positive("eps", eps)
-        self.overrides = given(eps=eps)
+        self.overrides = given_options(eps=eps)
 
     def layer_at(self, site: NormSite) -> nn.Module:
         return self.layer_class(site)(site.num_features, affine=site.affine, **self.options_at(site))

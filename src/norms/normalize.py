@@ -56,7 +56,7 @@ def _find_kernel(
     if wanted == "off":
         return None
     backend = gpu if wanted == "triton" or x.is_cuda else cpu
-    if axes.group is not None:
+    if axes.process_group is not None:
         if x.dtype != torch.float32:
             return None  # two kernels in turn would round a half type's gradient twice, first where its terms cancel
         return synchronized.kernel_for(backend, x, axes)

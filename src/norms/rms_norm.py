@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from src.norms.family import Layer, NormFamily, NormSite, given, positive
+from src.norms.family import Layer, NormFamily, NormSite, given_options, positive
 from src.norms.formula.axes import axes_across, last_axes
 from src.norms.formula.statistics import computing_dtype
 from src.norms.inputs import autocast_to_float32, dense
@@ -69,7 +69,7 @@ class RMSNormFamily(NormFamily):
 
     def __init__(self, eps: float | None = None) -> None:
         self.eps = positive("eps", eps)
-        self.overrides = given(eps=eps)
+        self.overrides = given_options(eps=eps)
 
     def layer_at(self, site: NormSite) -> nn.Module:
         return self.layer_class(site)(site.num_features, elementwise_affine=site.affine, **self.options_at(site))

@@ -5,15 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import norms
+from src.data import DATASETS as DATA
+from src.models import MODELS as CLASSIFIERS
+from src.norms import NORMS as FAMILIES
 from tests.helpers.train_command import error_of, run_process
 
-NORMS = ", ".join(sorted(norms.NORMS))
-DATASETS = (
-    "BreastCancer, CIFAR10, CIFAR100, Digits, FashionMNIST, ImageFolder, MovingDigits, Newsgroups20, Reuters52, "
-    "Reuters8, TextFiles, Wine"
-)
-MODELS = "ImageClassifier, LSTMClassifier, MLPClassifier, TextClassifier, VolumeClassifier"
+NORMS, DATASETS, MODELS = (", ".join(sorted(known)) for known in (FAMILIES, DATA, CLASSIFIERS))
 NO_POSITIONS = (
     "norm=InstanceNorm: its statistics run over the positions of a sample, and a vector (B, D) has none; take a norm "
     "of the batch (BatchNorm) or of the features (LayerNorm, RMSNorm, GroupNorm)"

@@ -52,7 +52,7 @@ MUTANTS = [
     Mutant(
         "gradients through the statistics of this process alone",
         "derivative.py",
-        "if axes.group is not None:\n        sum_g,",
+        "if axes.process_group is not None:\n        sum_g,",
         "if False:\n        sum_g,",
         "BatchNorm2d",
         "many_processes",

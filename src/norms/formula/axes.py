@@ -14,14 +14,14 @@ class Axes(NamedTuple):
         shape: the shape in which the input is viewed before it is reduced; None: its own.
         parameter_shape: the shape in which weight, bias and given statistics broadcast; None: their own.
         about_zero: take the mean square in place of mean and variance, as RMSNorm does.
-        group: the processes whose values share the mean, too; None: this process alone.
+        process_group: the processes whose values share the mean, too; None: this process alone.
     """
 
     dims: tuple[int, ...]
     shape: tuple[int, ...] | None = None
     parameter_shape: tuple[int, ...] | None = None
     about_zero: bool = False
-    group: ProcessGroup | None = None
+    process_group: ProcessGroup | None = None
 
     @overload
     def spread(self, parameter: Tensor) -> Tensor: ...

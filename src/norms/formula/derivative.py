@@ -59,8 +59,8 @@ def gradients(
         g = (dy * spread_weight).mul_(scale)
         sum_g = g.sum(axes.dims, keepdim=True)
         sum_g_z = sum_dy_z.mul_(spread_weight).sum(axes.dims, keepdim=True).mul_(scale)
-    if axes.group is not None:
-        sum_g, sum_g_z = sum_over(axes.group, torch.stack((sum_g, sum_g_z)))
+    if axes.process_group is not None:
+        sum_g, sum_g_z = sum_over(axes.process_group, torch.stack((sum_g, sum_g_z)))
     count = num_values.clamp(min=1) if isinstance(num_values, Tensor) else seen.numel() / max(var.numel(), 1)
     slope = sum_g_z.neg_().mul_(scale) / count
     dx = torch.mul(deviation, slope, out=None if mean is None else deviation)

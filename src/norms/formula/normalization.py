@@ -28,8 +28,8 @@ def formula(
     if given is None:
         deviation, found = deviations(seen, axes.dims, mask, axes.about_zero)
         rest = found.rest
-        if axes.group is not None:
-            found, rest = merge(found, axes.group)
+        if axes.process_group is not None:
+            found, rest = merge(found, axes.process_group)
     else:
         found, rest = given, None
         deviation = seen.to(computing_dtype(x.dtype))

@@ -82,11 +82,11 @@ def _scale(found: Statistics, weight: Tensor | None, eps: float) -> Tensor:
 
 def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> SynchronizedKernel | None:
     """The kernels of `backend` for the statistics of `x` over `axes`, or None if the formula is needed."""
-    assert axes.group is not None
-    alone = axes._replace(group=None)
+    assert axes.process_group is not None
+    alone = axes._replace(process_group=None)
     own = backend.kernel_for(x, None, None, alone, None)
     if own is None:
         return None
     vector = torch.empty(own.arrangement.statistics_shape, device=x.device).flatten()
     given = backend.kernel_for(x, vector, vector, alone, Statistics(vector, vector))
-    return None if given is None else SynchronizedKernel(own, given, axes.group)
+    return None if given is None else SynchronizedKernel(own, given, axes.process_group)

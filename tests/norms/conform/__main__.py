@@ -19,7 +19,8 @@ def report(subject: Subject, only: str | None) -> int:
     start = time.monotonic()
     failures = {check: why for check in checks if (why := check.failure(subject)) is not None}
     seconds = time.monotonic() - start
-    print(f"{subject.name}: {len(checks) - len(failures)} of {len(checks)} checks passed in {seconds:.0f} s")
+    passed = f"{len(checks) - len(failures)} of {len(checks)} checks passed in {seconds:.0f} s"
+    print(f"{subject.name}: {passed if checks else 'no check applies'}")
     for check, why in failures.items():
         print(f"  FAILED {check.name}: {check.meaning}")
         print(*(f"    {line}" for line in why.splitlines()[:LINES] if line.strip()), sep="\n")
