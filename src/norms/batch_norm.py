@@ -23,10 +23,10 @@ class BatchNorm(Synchronizable, _BatchNorm):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
-    In training the layer uses the statistics of the batch. It also moves the running statistics by `running += momentum
-    * (batch - running)`. `running_var` follows the unbiased variance. With `momentum=None` the running statistics are
-    plain averages over all batches. In eval the layer uses the running statistics. If it has none
-    (`track_running_stats=False`), it uses the statistics of the batch.
+    In training the layer uses the statistics of the batch. It also moves the running statistics by
+    `running += momentum * (batch - running)`. `running_var` follows the unbiased variance. With `momentum=None` the
+    running statistics are plain averages over all batches. In eval the layer uses the running statistics. If it has
+    none (`track_running_stats=False`), it uses the statistics of the batch.
 
     Arguments, state dict and errors are those of `torch.nn.BatchNorm2d`. torch's base class holds the parameters and
     buffers, so that weight initialization, `swa_utils.update_bn` and other tools recognize a batch norm. The
