@@ -45,8 +45,8 @@ def assert_equal(ours: object, theirs: object, where: str, tolerance: float = 1e
 def assert_no_worse(ours: Tensor, theirs: Tensor | None, truth: Tensor, where: str) -> None:
     """The error against float64 is at most twice torch's, plus one unit in the last place of the largest value.
 
-    In float32, where torch's own error may be next to nothing by luck, twice that. Without a layer of torch's, four
-    units.
+    In float32 the limit is twice that, since torch's own error may be almost 0 by luck. Without a layer of torch's, the
+    limit is four units.
     """
     if theirs is not None:
         assert ours.dtype == theirs.dtype, f"{where}: {ours.dtype} where torch has {theirs.dtype}"
@@ -121,7 +121,7 @@ def precision_in_float16(subject: Subject) -> None:
 
 @check(has_reference)
 def mixed_precision(subject: Subject) -> None:
-    """A half-precision input with float32 parameters is as exact as with torch's, and the types are torch's."""
+    """A half-precision input with float32 parameters is as accurate as torch's layer, with the same types."""
     for case, training, _ in each(subject):
         for dtype in HALVES:
             assert_precise(subject, case, training, dtype, torch.float32)
@@ -194,7 +194,7 @@ def buffers(subject: Subject) -> None:
 
 @check()
 def training_steps(subject: Subject) -> None:
-    """After ten steps of SGD with momentum the weights are those that torch's layer learns; all of them move."""
+    """After ten steps of SGD with momentum the weights equal those of torch's layer; all of them have moved."""
     case = subject.cases[0]
     layers = [case.build(make, torch.float64) for make in (subject.ours, subject.reference())]
     before = {name: p.detach().clone() for name, p in layers[0].named_parameters()}
