@@ -53,8 +53,7 @@ def empty_batch(subject: Subject) -> None:
 
 @check(has_reference)
 def errors(subject: Subject) -> None:
-    """A wrong number of channels, rank or type raises an error where torch's layer does; drop-ins raise the same
-    error."""
+    """A wrong number of channels, rank or type raises an error where torch's does; drop-ins raise the same error."""
     case = plain(subject)
     x = case.input.float()
     wrong = {
