@@ -115,8 +115,7 @@ def _examine_library_norm(name: str, layer: nn.Module) -> Found:
 
 @torch.no_grad()
 def _computes_the_same(theirs: nn.Module, ours: nn.Module) -> bool:
-    """Whether `ours` with the state of `theirs` gives the same output. Gemma's RMSNorm differs: it scales by 1 +
-    weight."""
+    """Whether `ours` with the state of `theirs` gives the same output. Gemma's RMSNorm scales by 1 + weight instead."""
     if ours.state_dict().keys() != theirs.state_dict().keys() or any(p.is_meta for p in theirs.parameters()):
         return False
     ours.to(next(theirs.parameters())).train(theirs.training)
