@@ -1,7 +1,6 @@
 """Fail where one of our norms is slower than its limit: `make bench-check`.
 
-The time is the processor's on one thread, so that other programs disturb it little, and the limits leave room for what
-remains.
+The time is CPU time on one thread, so that other programs disturb it little. The limits leave room for this.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
 python -m benchmarks.norm_statistics [--steps N]
 
-NormStatistics watches every fourth step of a run, and the median of these steps is compared with that of the others.
-The share is that of the default interval. Heat maps are left out: they are drawn at the end of a run, and before the
+NormStatistics measures every fourth step of a run. The median of these steps is compared with the median of the other
+steps. The share is for the default interval. Heat maps are left out: they are drawn at the end of a run, and before the
 end for at most 1% of the time.
 """
 

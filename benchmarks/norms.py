@@ -179,7 +179,7 @@ def memory_row(case: Case, rounds: int) -> list[object]:
 
 
 class Table(NamedTuple):
-    """What is measured of which cases."""
+    """A table: its cases, and the function that measures a row."""
 
     header: list[str]
     cases: tuple[Case, ...]

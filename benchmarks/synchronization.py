@@ -1,4 +1,4 @@
-"""What synchronized batch norms cost: the bytes that they send, and the time that they take.
+"""The cost of synchronized batch norms: the bytes that they send, and the time that they take.
 
     python -m benchmarks.synchronization sent [--backbone resnet50] [--ranks 2 8 64 1024] [--latency 5e-6]
         [--bandwidth 50e9]
@@ -12,12 +12,12 @@ all-reduce of the gradients of all P parameters. On rings, a rank receives
     all-gather of n bytes a rank: (R - 1) n        all-reduce of n bytes: 2 (R - 1) / R n
 
 in R - 1 and 2 (R - 1) hops. On trees, which libraries use for small messages between many ranks, it takes fewer hops.
-The estimate is hops * latency + bytes / bandwidth. Nothing overlaps with the collectives of a norm, while those of the
-gradients overlap with the backward pass.
+The estimate is hops * latency + bytes / bandwidth. Nothing overlaps with the collectives of a norm. The collectives of
+the gradients overlap with the backward pass.
 
 time: a forward and a backward pass of our layer, beside torch's layer and beside our layer in one process. On GPUs,
-each process has one over NCCL; with fewer GPUs than processes, the processes share them over gloo. On CPU, over gloo
-with one thread a process; torch's layer cannot synchronize there.
+each process has one GPU and uses NCCL. With fewer GPUs than processes, the processes share the GPUs and use gloo. On
+CPU, the processes use gloo, with one thread each; torch's layer cannot synchronize there.
 """
 
 import statistics

@@ -39,7 +39,7 @@ class SmallNet(Classifier):
 
     Args:
         width: channels of the first convolution; the others have two and four times as many.
-        norm: what replaces torch's BatchNorm; null leaves BatchNorm in place.
+        norm: the norm that replaces torch's BatchNorm; null leaves BatchNorm in place.
         recipe: loss, optimizer and schedule.
         compile: run the backbone through torch.compile.
         num_classes: classes; the CLI takes it from the data.

@@ -1,4 +1,4 @@
-"""Fair timing: what is compared takes turns, medians are compared, and the machine is named below the result."""
+"""Fair timing: the compared functions take turns, medians are compared, and the result names the machine."""
 
 import argparse
 import ctypes
@@ -49,7 +49,7 @@ def in_turn(measures: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, l
 def medians(functions: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
     """The median seconds that each function takes.
 
-    With one thread the time is the processor's, which other programs disturb less than they disturb the clock's.
+    With one thread the time is CPU time, which other programs disturb less than wall time.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 

@@ -5,9 +5,9 @@
     lowest    the packages for training and tests in their lowest allowed versions, in .venv-lowest
     newest    the packages for training and tests in their newest allowed versions, in .venv-newest
 
-uv installs them: one on the PATH, or one that pip can install (locks/uv.txt has its version and hash). Without uv, pip
-installs the locked kinds. An interrupted installation starts again. This file also runs on Pythons that are too old for
-the project, so that it can print an error there.
+uv installs the packages: the uv on the PATH, or one that pip can install (locks/uv.txt has its version and hash).
+Without uv, pip installs the locked kinds. An interrupted installation starts again. This file also runs on Pythons that
+are too old for the project, so that it can print an error there.
 """
 
 import os

@@ -1,11 +1,11 @@
-"""Messages about a name that is not known. Imports the standard library alone."""
+"""Messages about a name that is not known. Imports only the standard library."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """` Did you mean 'resnet18'?`, with the known name nearest to `name` in any case; empty if none is near.
+    """` Did you mean 'resnet18'?`, with the known name nearest to `name`, ignoring case; empty if none is near.
 
     `cutoff` is how alike two names must be, from 0 (any two) to 1 (the same).
     """

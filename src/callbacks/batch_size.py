@@ -11,7 +11,7 @@ from src.models import Classifier, Recipe
 
 
 class BatchSizeSummary(Callback):
-    """Prints the samples per step, the learning rate and the reach of batch statistics when training starts."""
+    """Prints, when training starts, samples per step, learning rate and the samples that batch statistics use."""
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,12 +25,12 @@ class EvaluationPictures(Callback):
 
     The confusion matrix counts the samples of all processes. The mistakes are the wrong predictions with the highest
     loss: images as a picture, texts as a table. The embeddings, on the page PROJECTOR, are the inputs of the
-    classifier's last layer for the first samples of the last validation; a compiled backbone has none. Mistakes and
-    embeddings are of the first process's samples.
+    classifier's last layer for the first samples of the last validation. With a compiled backbone there are no
+    embeddings. Mistakes and embeddings come from the samples of the first process.
 
-    All are drawn when training ends, and whenever only validation runs. Before the end of training the mistakes and the
-    confusion matrix are drawn as often as 1% of the time allows. Images are shown as evaluation gets them before they
-    are scaled. Nothing is drawn where the data module has loaders of its own, such as several for validation.
+    All are drawn when training ends, and whenever only validation runs. Before the end of training, the mistakes and
+    the confusion matrix are drawn for about 1% of the time at most. Images are shown as they are in evaluation before
+    scaling. Nothing is drawn if the data module has loaders of its own, such as several for validation.
 
     Args:
         enabled: false switches all of this off.

@@ -1,4 +1,4 @@
-"""Finds the layer from which a loss that is not finite comes."""
+"""Finds the first layer whose output is not finite when the loss is not finite."""
 
 import logging
 import math

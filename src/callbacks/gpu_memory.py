@@ -13,8 +13,8 @@ MIB = 2**20
 class GPUMemory(Callback):
     """Logs `train/peak_gpu_memory_mib` with each logged step: the most memory that tensors have had at once so far.
 
-    This is the first process's GPU, as PyTorch's allocator counts without waiting for the device. On a CPU nothing is
-    logged. Lightning's DeviceStatsMonitor would log all counters of the allocator.
+    The number is that of the first process's GPU. PyTorch's allocator counts it without waiting for the device. On a
+    CPU nothing is logged. Lightning's DeviceStatsMonitor would log all counters of the allocator.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

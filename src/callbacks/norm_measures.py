@@ -15,15 +15,15 @@ WHOLE, GOLDEN = 2**16, 40503
 """The golden ratio 0.618 as GOLDEN / WHOLE: not every device has float64, and float32 cannot count far enough."""
 
 FLAT = 0.01
-"""An activation whose slope is below this passes next to no gradient back."""
+"""An activation whose slope is below this passes almost no gradient back."""
 
 
 def subsample(x: Tensor, channel_dim: int, mask: Tensor | None) -> tuple[Tensor, int, Tensor | None]:
     """A tensor that is small enough to measure, in the dtype to compute in, with its channel dimension and its mask.
 
     A large `x` becomes `(K, C)`, and its mask `(K,)`: all channels at one position out of each `step` positions of all
-    samples. The position within its `step` follows the multiples of the golden ratio. No width or length is in phase
-    with them, so that rows, columns and borders are sampled evenly.
+    samples. The position within its `step` follows the multiples of the golden ratio. They do not repeat with any width
+    or length, so that rows, columns and borders are sampled evenly.
     """
     x = x.detach()
     step = math.ceil(x.numel() / MAX_VALUES)
@@ -66,8 +66,8 @@ def eval_gap(layer: _BatchNorm, mean: Tensor, var: Tensor) -> Tensor:
 
     This is the root mean square difference over all values of the batch. A value z, normalized with
     `s = sqrt(var + eps)` of the batch, would be `(mean - running_mean) / r + z * s / r` with
-    `r = sqrt(running_var + eps)`. The mean of z is 0, and the mean of its square is `var / s^2`: 1 but for eps, and 0
-    in a constant channel.
+    `r = sqrt(running_var + eps)`. The mean of z is 0, and the mean of its square is `var / s^2`: 1 except for eps, and
+    0 in a constant channel.
     """
     assert layer.running_mean is not None
     assert layer.running_var is not None
@@ -83,7 +83,7 @@ def stuck_share(activation: nn.Module, x: Tensor, channel_dim: int, mask: Tensor
     Flat means a slope below 0.01, measured as a central difference. A ReLU is flat at negative values
     (arXiv 1903.06733), a tanh or sigmoid far from 0 (https://proceedings.mlr.press/v9/glorot10a.html).
     """
-    x = x.clamp(-20, 20)  # no activation bends beyond, and there the difference would be lost in rounding
+    x = x.clamp(-20, 20)  # outside, activations are straight and rounding would hide the difference
     h = 0.01
     rise = (activation.forward(x + h) - activation.forward(x - h)).abs_()
     if mask is not None:

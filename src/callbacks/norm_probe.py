@@ -46,7 +46,7 @@ class ProbedNorm:
 
 
 def find_norms(model: nn.Module) -> list[ProbedNorm]:
-    """Each norm of ours, of torch's or of a library's, and each layer that replaced a norm."""
+    """Each norm (ours, torch's or a library's), and each layer that replaced a norm."""
     norms = []
     for name, layer in model.named_modules():
         if is_norm(layer):
@@ -87,8 +87,8 @@ def values_per_statistic(norm: ProbedNorm, x: Tensor) -> int | None:
 class NormProbe:
     """Hooks on the norms of a model for one training step. The measures stay on the device until `read`.
 
-    Of a layer that runs several times, the last run counts whose input has the shape of the first run's. In a
-    recurrence this is the last step that all texts reach; the first step, whose state is 0, would say little. A forward
+    If a layer runs several times, one run counts: the last one whose input has the shape of the first run's input. In a
+    recurrence this is the last step that all texts reach. The first step, whose state is 0, would say little. A forward
     pass that activation checkpointing repeats in the backward pass does not count.
 
     Args:
@@ -161,7 +161,7 @@ class NormProbe:
                 values["num_batches"] = layer.num_batches_tracked
             if layer.training:  # a frozen layer uses the running statistics in training, too
                 if self._mask_of(x) is not None and not (isinstance(layer, ReadsPaddingMask) and layer.masked):
-                    mean, var = moments(*subsample(x, norm.channel_dim, None))  # this layer's statistics see padding
+                    mean, var = moments(*subsample(x, norm.channel_dim, None))  # its statistics include padding
                 values["eval_gap"] = eval_gap(layer, mean, var)
         values["output_mean"], values["output_std"] = over_channels(*moments(*self._subsample(y, norm.channel_dim)))
         return values
@@ -181,7 +181,7 @@ class NormProbe:
 
     @torch.no_grad()
     def measure_parameters(self) -> None:
-        """Measure weights, biases and their gradients; to be called before the optimizer takes its step."""
+        """Measure weights, biases and their gradients. Call this before the optimizer's step."""
         for norm in self.order:
             for name in ("weight", "bias"):
                 parameter = getattr(norm.layer, name, None)

@@ -18,22 +18,23 @@ from src.callbacks.uncompiled import uncompiled
 class NormStatistics(Callback):
     """Logs statistics of each norm: of its input, its output, its gradients and its parameters; warns of problems.
 
-    TensorBoard has them as scalars `norms/<quantity>/<layer>`, as charts by quantity on the page CUSTOM SCALARS, and as
-    heat maps of layers against steps on the page IMAGES. The log has one warning each of statistics of very few values,
+    TensorBoard shows them as scalars `norms/<quantity>/<layer>`, as charts by quantity on the page CUSTOM SCALARS, and
+    as heat maps of layers against steps on the page IMAGES. The log warns once each of statistics of very few values,
     of a running variance that explodes, and of outputs in eval that are far from those in training.
 
     The training step itself is measured: nothing is computed twice, and training does not change. With torch.compile, a
     measured step runs uncompiled on every process: its numbers are the same up to rounding, and dropout draws other
-    numbers. Of several processes the first measures its own share of the batch, and no process waits for another. In
-    gradient accumulation, the first batch of an optimizer step is measured, and the gradients of weights are those of
-    all its batches.
+    numbers. With several processes, only the first one measures, on its own share of the batch. No process waits for
+    another. In gradient accumulation, the first batch of an optimizer step is measured, and the gradients of weights
+    are those of all its batches.
 
-    Means and deviations are over all values without padding; norms are roots of sums of squares. The gradient is the
-    loss's at the layer's output. The eval gap is the root mean square difference between a batch norm's normalized
-    outputs with running and with batch statistics. A channel is dead or saturated if the next activation that runs
-    after the layer has a slope below 0.01 at each value of the batch; activations that are functions and not modules
-    are not seen. Of a layer that runs several times, such as an LSTM's, the last run on as many values as the first
-    run is measured. For sharded models (FSDP), parameters and their gradients are left out.
+    Means and deviations are over all values without padding; norms are roots of sums of squares. The gradient is that
+    of the loss with respect to the layer's output. The eval gap is the root mean square difference between a batch
+    norm's normalized outputs with running and with batch statistics. A channel is dead or saturated if the next
+    activation that runs after the layer has a slope below 0.01 at each value of the batch; activations that are
+    functions and not modules are not measured. If a layer runs several times, as in an LSTM, the last run whose input
+    has the shape of the first run's input is measured. For sharded models (FSDP), parameters and their gradients are
+    left out.
 
     Args:
         every_n_steps: optimizer steps from one measured step to the next; 0 switches all of this off.

@@ -10,13 +10,13 @@ from src.callbacks.norm_probe import NormProbe
 log = logging.getLogger(__name__)
 
 FEW_VALUES = 8
-"""A mean over fewer values than this is warned of."""
+"""The log warns of a mean over fewer values than this."""
 
 EXPLODED = 1e4
-"""A running variance this many times its first value (or 1, if larger) is warned of: 100 times the deviation."""
+"""The log warns of a running variance this many times its first value (or 1, if larger): 100 times the deviation."""
 
 SETTLED = 0.01
-"""Running statistics are compared with the batch's once the share of their first value in them is below this."""
+"""Running statistics are compared with the batch's once their first value has a smaller share in them than this."""
 
 
 class NormWarnings:
@@ -32,7 +32,7 @@ class NormWarnings:
         self._warned: set[Callable[..., Iterator[str]]] = set()
 
     def look(self, step: int, probe: NormProbe, values: Mapping[tuple[str, str], float]) -> None:
-        """Warn of each problem that was not warned of before; name the first layer and the number of the others."""
+        """Warn of each new problem; name the first layer and the number of the others."""
         for check in (self._few_values, self._exploding_variance, self._gap):
             if check in self._warned:
                 continue

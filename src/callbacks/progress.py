@@ -1,4 +1,4 @@
-"""A progress bar that takes next to no time."""
+"""A progress bar that takes almost no time."""
 
 import time
 from typing import Any

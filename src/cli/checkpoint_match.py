@@ -54,7 +54,7 @@ def shapes(weights: Mapping[str, Any]) -> dict[str, torch.Size]:
 
 
 def hyperparameter_differences(asked: Mapping[str, Any], saved: Mapping[str, Any], resuming: bool) -> list[str]:
-    """A line for each hyperparameter that must be the checkpoint's and is not.
+    """A line for each hyperparameter that has to equal the checkpoint's and does not.
 
     Args:
         asked: the hyperparameters of the command's model.
@@ -74,7 +74,7 @@ def hyperparameter_differences(asked: Mapping[str, Any], saved: Mapping[str, Any
 def weight_differences(model: Classifier, saved: SavedModel) -> list[str]:
     """A line for each kind of difference between the weights of a model and of a checkpoint.
 
-    If there are any, a last line names the versions that made the checkpoint and are not those in use.
+    If there are any, a last line names the versions that made the checkpoint and differ from the versions in use.
     """
     weights = model.state_dict()
     if not model.strict_loading or any(map(is_lazy, weights.values())):  # lazy weights have no shape before a batch

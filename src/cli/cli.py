@@ -79,7 +79,8 @@ class TrainCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        # Not the user's to set: checkpoints are always loaded with weights_only, and `predict` needs the predictions.
+        # Options that the user cannot set: checkpoints are loaded with weights_only, and `predict` needs the
+        # predictions.
         fixed = {"weights_only", "return_predictions"}
         return {name: skipped | fixed for name, skipped in LightningCLI.subcommands().items()}
 
@@ -101,7 +102,7 @@ class TrainCLI(LightningCLI):
             super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing. LightningCLI's would let a checkpoint override the flags; `_check_match` compares them later."""
+        """Do nothing. LightningCLI lets a checkpoint override the flags; here `_check_match` compares them later."""
 
     def instantiate_classes(self) -> None:
         try:
@@ -259,7 +260,7 @@ class TrainCLI(LightningCLI):
 
 
 def as_list(value: Any) -> list[Any]:
-    """What a Trainer takes as plugins or callbacks, one, several or none, as a list."""
+    """The plugins or callbacks of a Trainer, which takes one, several or none, as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

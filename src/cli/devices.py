@@ -13,7 +13,7 @@ ACCELERATORS = {
 
 
 def missing_devices(accelerator: Any, devices: Any) -> str | None:
-    """A message if the machine lacks devices that the Trainer is to use; else None."""
+    """A message if the machine lacks devices that the Trainer has to use; else None."""
     if accelerator in ACCELERATORS and not any(each.is_available() for each in ACCELERATORS[accelerator]):
         return "there is no accelerator of the kind asked for: take --trainer.accelerator=auto (what there is), or cpu"
     there = range(CUDAAccelerator.auto_device_count())

@@ -1,4 +1,4 @@
-"""What is wrong with the options of a command, in one sentence of this project.
+"""Find the first mistake in the options of a command, and describe it in one sentence.
 
 jsonargparse's own messages are long and differ from version to version. So after jsonargparse has refused a command,
 this module reads the command again: it looks up each option in the signature of the class that the option belongs to,
@@ -19,7 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from src.names import did_you_mean, unknown_name
 
 PLAIN = (bool, int, float, str, NoneType, list, dict, Any)
-"""Types without options of their own; every other class is one whose arguments are options."""
+"""Types without options of their own; the arguments of every other class are options."""
 
 
 class OptionError(Exception):

@@ -1,6 +1,6 @@
 """The predictions of all processes as one table.
 
-Lightning's BasePredictionWriter gives each process its own share only.
+Lightning's BasePredictionWriter gives each process only its own share.
 """
 
 import csv
@@ -28,7 +28,7 @@ def gather_predictions(share: Tensor) -> Tensor:
 
 
 def write_predictions(path: Path, probabilities: Tensor, names: Sequence[str], class_names: Sequence[str]) -> None:
-    """Write a row per sample: its name, its likeliest class and how likely that is.
+    """Write a row per sample: its name, its most probable class and the probability.
 
     Args:
         path: a CSV file, which is written whole or not at all.

@@ -1,4 +1,4 @@
-"""What a run saves beside its curves: its configuration, its environment and its final scores."""
+"""Save a run's configuration, environment and final scores."""
 
 import shlex
 import sys

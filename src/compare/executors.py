@@ -1,4 +1,4 @@
-"""What executes the runs: this machine, or a Ray cluster."""
+"""Execute the runs on this machine or on a Ray cluster."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ class RayCluster:
     def run(self, jobs: Sequence[Job], report: Report) -> None:
         """Run each job as one task; Ray chooses the machine and the time, and repeats a task whose worker died.
 
-        Ends the program if no machine has what a job needs: Ray would wait for such a machine for ever.
+        Ends the program if no machine has the resources of a job: Ray would wait for such a machine for ever.
         """
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         for job in jobs:

@@ -1,4 +1,4 @@
-"""What a study's figure shows on which axis."""
+"""The axes of a study's figure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ MEASURES = "measures"
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """What a study's figure shows on which axis; it must show each axis of the grid that has several values.
+    """The axes of a study's figure. It has to show each axis of the grid that has several values.
 
     Args:
         x: an axis of the grid, or `measures` for one tick for each measure.

@@ -11,7 +11,7 @@ from src.cli import TrainCLI
 from src.cli.parser import failing_on_mistakes
 
 RUN_OPTIONS = ("config", "experiment", "ckpt_path")
-"""Options that say which run it is, not how it trains."""
+"""Options that name a run and do not change its training."""
 
 
 class FitParser(TrainCLI):

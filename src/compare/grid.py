@@ -95,7 +95,7 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """The name of the arm's folder: `name` with only those characters that no shell and no TensorBoard changes."""
+        """The name of the arm's folder: `name` with only the characters that shells and TensorBoard do not change."""
         return re.sub(r"[^\w.=+-]+", "_", self.name).strip("_")
 
 

@@ -67,7 +67,7 @@ def make_jobs(options: Options, arms: Sequence[Arm], threads: int) -> list[Job]:
 
 def threads_per_run(cores: int, at_once: int) -> int:
     """OMP_NUM_THREADS if it is set, else an equal share of the cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first number in a list is of the outer loops
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the first number in a list is for the outer loops
     if not asked:
         return max(1, cores // at_once)
     if not asked.isdecimal() or int(asked) < 1:

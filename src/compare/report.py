@@ -137,7 +137,7 @@ def _write(path: Path, lines: Sequence[dict[str, object]]) -> None:
 
 
 def explanation(baseline: Baseline | None, num_seeds: int) -> str:
-    """What the numbers in the table are."""
+    """Sentences that explain the numbers in the table."""
     lines = [f"Means ± standard deviations over {num_seeds} seed{'s' * (num_seeds > 1)}, of the finished runs."]
     if baseline:
         lines.append(

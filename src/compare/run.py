@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class State:
-    """Whether a run has started or how it ended, and what it took."""
+    """The state of a run: whether it has started, how it ended, its peak memory, its hardware and its versions."""
 
     status: Literal["started", "finished", "diverged", "failed"]
     first_version: int
@@ -137,7 +137,7 @@ def _run_process(job: Job, flags: list[str], stopped: Callable[[], bool]) -> tup
     environment = {**os.environ, "OMP_NUM_THREADS": str(job.threads), ENDS_WITH_PARENT: "1", "COLUMNS": "120"}
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", *flags]
     with job.log.open("ab") as log:
-        # In a process group of its own, since Ctrl-C must reach compare.py alone, which then ends its runs.
+        # In a process group of its own, since Ctrl-C must reach only compare.py, which then ends its runs.
         process = subprocess.Popen(
             command,
             cwd=job.working_folder,
@@ -162,7 +162,7 @@ def _run_process(job: Job, flags: list[str], stopped: Callable[[], bool]) -> tup
 def _peak_memory(pid: int) -> int:
     """The most memory that a process has taken so far, in bytes; 0 on systems without /proc.
 
-    `ru_maxrss` is no use: it starts at the parent's memory at the time when it started the process.
+    `ru_maxrss` is not used: it starts at the memory that the parent had when it started the process.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()

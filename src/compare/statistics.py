@@ -15,9 +15,9 @@ class Estimate:
     """A mean over seeds.
 
     The interval is Student's t: it contains the true mean with 95% confidence if the values of the seeds are
-    independent draws from a normal distribution. A few seeds cannot show whether they are. The interval is wide because
-    the spread is estimated from the same few values. Each interval stands alone: of 20 comparisons without any true
-    difference, one interval is expected to leave 0 out.
+    independent draws from a normal distribution. A few seeds cannot show whether this is so. The interval is wide
+    because the spread is estimated from the same few values. Each interval is for one comparison: in 20 comparisons
+    without any true difference, one interval is expected to exclude 0.
     """
 
     mean: float

@@ -26,7 +26,7 @@ class ArrayDataset(BatchDataset):
         self.labels = np.asarray(labels, dtype=np.int64)
 
     def take(self, rows: np.ndarray) -> "ArrayDataset":
-        """The dataset of these rows of this one."""
+        """A dataset of these rows only."""
         return ArrayDataset(self.inputs[rows].numpy(), self.labels[rows])
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:

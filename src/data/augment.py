@@ -13,7 +13,7 @@ def augment(images: Tensor, crop_padding: int, flip: bool) -> Tensor:
 
     Args:
         images: of any type; bytes are the fastest.
-        crop_padding: shift each image by up to so many pixels along both axes and fill with zeros; 0 for none.
+        crop_padding: shift each image by up to this many pixels along both axes and fill with zeros; 0 for none.
         flip: mirror an image left to right with probability 1/2.
     """
     if not crop_padding and not flip:

@@ -1,4 +1,4 @@
-"""What all datasets share: splits, loaders and each process's share of the samples."""
+"""The base class of all datasets: splits, loaders and each process's share of the samples."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -50,11 +50,11 @@ def require_fractions(val_fraction: float, test_fraction: float) -> None:
 class ClassificationData(LightningDataModule):
     """Labelled samples in batches `(inputs, labels)`; `labels` is (B,) int64, -1 where unknown.
 
-    A kind of data (images, texts, arrays) makes the datasets of all splits in `make_datasets`; a source gives its
-    samples in `load`, and passes the options that it does not fix on to its kind as `**options`.
+    A kind of data (images, texts, arrays) makes the datasets of all splits in `make_datasets`; a source returns its
+    samples in `load`. Its kind gets all options that the source does not fix, as `**options`.
 
     The same seed (`seed_everything`) and epoch give the same batches. In training each process gets the same number of
-    batches. In evaluation each sample is seen once, by one of the processes.
+    batches. In evaluation each sample goes to one process, once.
 
     Args:
         class_names: the classes in the order of their labels.
@@ -69,7 +69,7 @@ class ClassificationData(LightningDataModule):
     """
 
     modality: ClassVar[str | None] = None
-    """What the inputs are, as in a model's `modalities`: images, texts, tables or volumes. None: any model fits."""
+    """The kind of the inputs, as in a model's `modalities`: images, texts, tables or volumes. None: any model fits."""
 
     bucketing = True
     """Whether samples of similar length share a batch, where samples differ in length."""
@@ -117,7 +117,7 @@ class ClassificationData(LightningDataModule):
         raise NotImplementedError
 
     def load_splits(self) -> dict[str, Any]:
-        """What `load` gives, with "val" and "test" split off "train" where the source lacks them."""
+        """The samples of `load`, with "val" and "test" split off "train" if the source lacks them."""
         return split_off_missing(self.load(), self.val_fraction, self.test_fraction, self.split_seed)
 
     def make_datasets(self) -> Mapping[str, BatchDataset]:
@@ -175,7 +175,7 @@ class ClassificationData(LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the classes that the labels stand for."""
+        """The data's part of a checkpoint: the classes that the labels stand for."""
         return {"class_names": self.class_names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,14 +193,14 @@ class ClassificationData(LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Seed torch's generators with (seed, epoch, batch, rank), just before a training batch is augmented.
 
-        The randomness of a step (augmentation, dropout) then does not depend on earlier draws: a resumed run draws what
-        an uninterrupted one draws, and every norm sees the same batches.
+        The randomness of a step (augmentation, dropout) then does not depend on earlier draws: a resumed run draws the
+        same numbers as an uninterrupted run, and every norm gets the same batches.
         """
         trainer = self.trainer
         if trainer and trainer.training:
             step = (global_seed(), trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
             seed = int(np.random.SeedSequence(step).generate_state(1, np.uint64)[0])
-            # Not torch.manual_seed: it visits all kinds of devices, and those that are absent cost 2 ms.
+            # Not torch.manual_seed: it seeds all kinds of devices, and the absent ones cost 2 ms.
             torch.default_generator.manual_seed(seed)
             device = trainer.strategy.root_device
             if device.type != "cpu":

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 class BatchDataset(Dataset[tuple[Any, Tensor]]):
     """A dataset whose item is a batch: `dataset[[3, 1, 4]]` gives `(inputs, labels)` of three samples.
 
-    One indexing operation makes the batch, instead of a call and a copy per sample and a collate.
+    One indexing operation makes the batch, instead of one call and one copy per sample and a collation.
     """
 
     labels: np.ndarray  # (N,) int64, -1 where unknown

@@ -2,7 +2,7 @@
 
 
 class DataError(ValueError):
-    """Something about the data that the user must mend: missing, damaged, empty or wrongly named.
+    """The data are missing, damaged, empty or wrongly named, and the user has to mend them.
 
     The message says what was found, what was expected and how to mend it.
     """

@@ -17,7 +17,7 @@ from src.data.scaling import ScalingName, fit_scaling, value_counts
 class ImageDataset(BatchDataset):
     """Some rows of an array of images.
 
-    Splits share the array, which may be a memory-mapped file, and have rows of their own.
+    The splits share one array, which may be a memory-mapped file. Each split has its own rows.
 
     Args:
         pixels: (M, C, H, W) uint8.
@@ -31,7 +31,7 @@ class ImageDataset(BatchDataset):
         self.rows = np.arange(len(pixels)) if rows is None else rows
 
     def take(self, rows: np.ndarray) -> "ImageDataset":
-        """The dataset of these rows of this one."""
+        """A dataset of these rows only."""
         return ImageDataset(self.pixels, self.labels[rows], self.rows[rows])
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -43,16 +43,15 @@ class ImageDataset(BatchDataset):
 class ImageData(ClassificationData):
     """Square images in batches: float32 (N, C, H, W) and labels (N,).
 
-    Images move to the device as bytes. There, in training only, a batch is augmented, each sample in its own
-    way, and always scaled by statistics of the training split. A source gives an `ImageDataset` for each split in
-    `load`.
+    Images move to the device as bytes. There a batch is scaled by statistics of the training split. In training it is
+    augmented before that, each sample in its own way. A source gives an `ImageDataset` for each split in `load`.
 
     Args:
         class_names: the classes in the order of their labels.
         in_channels: 1 for gray images, 3 for RGB.
         image_size: height and width in pixels.
         scaling: "standardize" each channel, "minmax" to 0..1, or "none" for 0..255.
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
+        crop_padding: in training, shift each image by up to this many pixels; 0 for none.
         flip: in training, mirror half of the images left to right.
         covariate_shift: in validation, test and prediction, brighten images by this share of 255; below 0, darken.
     """

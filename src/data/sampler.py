@@ -8,16 +8,16 @@ from torch.utils.data import SequentialSampler
 
 from src.data.errors import DataError
 
-# Batches of samples of similar length are made within a pool of so many batches. A larger pool means less padding, and
-# less randomness in which samples share a batch.
+# Batches of samples of similar length are made within a pool of this many batches. A larger pool means less padding,
+# and less randomness in which samples share a batch.
 POOL_BATCHES = 50
 
 
 def bucketed(order: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
     """Reorder a shuffled `order` so that each run of `batch_size` samples has similar lengths.
 
-    The order is cut into pools, each pool sorted by length and cut into batches, and the batches of all
-    pools are shuffled. A last incomplete batch stays last, so that it does not shift the others.
+    The order is cut into pools. Each pool is sorted by length and cut into batches. Then the batches of all pools are
+    shuffled. A last incomplete batch stays last, so that it does not shift the others.
     """
     pools = np.split(order, np.arange(POOL_BATCHES * batch_size, len(order), POOL_BATCHES * batch_size))
     by_length = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
@@ -26,13 +26,14 @@ def bucketed(order: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.ra
     return np.concatenate([rng.permutation(full).ravel(), by_length[num_full * batch_size :]])
 
 
-# A SequentialSampler because with `overfit_batches` Lightning replaces any other sampler by its own, which gives
+# It is a SequentialSampler because with `overfit_batches` Lightning replaces any other sampler by its own, which gives
 # single samples.
 class BatchSampler(SequentialSampler):
     """Batches of sample indices, the same ones for the same seed and epoch.
 
     Batch k over all ranks is one run of `batch_size * world_size` samples in the epoch's order. Each rank takes every
-    world_size-th sample of it, so N ranks with batches of B see what one process sees with batches of N * B.
+    world_size-th sample of the run. So N ranks with batches of B get the samples that one process gets with batches of
+    N * B.
 
     - `drop_last=True` (training): each rank gets the same number of full batches. If there are fewer samples than one
       batch over all ranks takes, the batch size shrinks so that there is one batch.
@@ -43,9 +44,9 @@ class BatchSampler(SequentialSampler):
         num_samples: size of the dataset.
         batch_size: samples per batch and rank.
         shuffle: take a random order, else the order of the dataset (or of the lengths).
-        reshuffle: take a different random order in each epoch, else that of epoch 0 in all epochs.
+        reshuffle: take a different random order in each epoch, else the order of epoch 0 in all epochs.
         seed: fixes the order, together with the epoch.
-        drop_last: leave out what does not fill a batch on every rank.
+        drop_last: leave out the samples that do not fill a batch on every rank.
         rank: the number of the share that this process takes.
         world_size: the number of shares.
         lengths: (N,) tokens per sample. If given, samples of similar length share a batch.

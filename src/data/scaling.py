@@ -73,7 +73,7 @@ def fit_scaling(name: ScalingName, counts: np.ndarray) -> Scaling:
 
 
 def fit_to_values(name: ScalingName, values: Tensor) -> Scaling:
-    """As `fit_scaling`, from numbers of any size, (N, C, *); "minmax" takes each of the C to 0..1 on its own."""
+    """Like `fit_scaling`, for numbers of any size, (N, C, *); "minmax" scales each channel to 0..1 by itself."""
     if name == "none":
         return IDENTITY
     dims = [dim for dim in range(values.ndim) if dim != 1]

@@ -49,7 +49,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int, name: str) 
 
 
 class Splittable(Protocol):
-    """Samples with labels, of which rows can be taken."""
+    """Samples with labels; `take` selects some of the rows."""
 
     @property
     def labels(self) -> np.ndarray:

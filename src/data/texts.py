@@ -52,8 +52,9 @@ def pad(rows: Sequence[np.ndarray], pad_token_id: int) -> dict[str, Tensor]:
 
 
 def drop_tokens(inputs: dict[str, Tensor], share: float, special_ids: Tensor, pad_token_id: int) -> dict[str, Tensor]:
-    """Leave out a random `share` of each text's tokens, rounded down. The others close up; special tokens all stay.
+    """Leave out a random `share` of each text's tokens, rounded down.
 
+    The other tokens close the gaps. All special tokens stay.
     Rows of equal length keep equal lengths, so the share of padding does not grow. Random numbers come from torch's
     global generator. `input_ids` and `attention_mask`, (B, T) each, become (B, at most T).
     """
@@ -163,7 +164,7 @@ class TextData(ClassificationData):
         return torch.tensor(self._pretrained.all_special_ids)
 
     def _encoder(self, train: Texts) -> tuple[Encode, str]:
-        """The function that makes ids of texts, and a string that changes whenever the ids would."""
+        """The function that makes ids of texts, and a string that changes whenever the ids would change."""
         if self._pretrained is not None and self._pretrained_identity is not None:
             return pretrained_encode(self._pretrained, self.max_length), self._pretrained_identity
         tokenizer = cached_tokenizer(train.texts, self.vocab_size, self.root / "cache")
@@ -183,7 +184,7 @@ class TextData(ClassificationData):
         return datasets
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the classes that the labels stand for, and the tokenizer's hash."""
+        """The data's part of a checkpoint: the classes that the labels stand for, and the tokenizer's hash."""
         return super().state_dict() | {"tokenizer": self._tokenizer_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -205,7 +206,7 @@ class TextData(ClassificationData):
         self.make_datasets()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> tuple[dict[str, Tensor], Tensor]:
-        """In training, drop tokens while the batch is on the CPU: its new length, read from a GPU, would stall it."""
+        """In training, drop tokens while the batch is on the CPU: reading the new length from a GPU would stall it."""
         inputs, labels = super().on_before_batch_transfer(batch, dataloader_idx)
         if self.token_dropout and self.trainer and self.trainer.training:
             inputs = drop_tokens(inputs, self.token_dropout, self.special_ids, self.pad_token_id)

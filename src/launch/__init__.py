@@ -1,1 +1,1 @@
-"""What a run of several processes needs: each ends when another fails, and all are as many as the Trainer expects."""
+"""Runs of several processes: all end when one fails, and there are as many as the Trainer expects."""

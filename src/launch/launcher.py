@@ -1,4 +1,4 @@
-"""What the process that started the others does: it ends the run as soon as one of them fails.
+"""The process that started the others ends the run as soon as one of them fails.
 
 torchrun and SLURM do this for the processes that they start. Where Lightning's launcher starts the processes, the first
 process is the launcher.

@@ -1,7 +1,8 @@
-"""A process's own side of a run of several: when one process fails, the run ends soon, with the first error.
+"""Each process of a run of several: when one process fails, the run ends soon, with the first error.
 
-Whoever starts the processes ends them: torchrun, SLURM, or the first process where Lightning's launcher starts them
-(`launcher.py`). This module imports neither torch nor lightning, so that a process is tied to its launcher at once.
+The launcher ends the processes that it started. It is torchrun, SLURM, or the first process if Lightning's launcher
+starts the others (`launcher.py`). This module imports neither torch nor lightning, so that a process is tied to its
+launcher at once.
 """
 
 import ctypes
@@ -37,7 +38,7 @@ last_message = threading.Lock()
 
 
 def end_with_launcher() -> None:
-    """Have the kernel kill this process when its launcher ends, in whatever way; does nothing without one (Linux)."""
+    """Make the kernel kill this process when its launcher ends for any reason (Linux); do nothing without one."""
     if ("LOCAL_RANK" in os.environ or ENDS_WITH_PARENT in os.environ) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.environ.get(STARTED_BY, launcher := str(os.getppid())) != launcher:
@@ -79,7 +80,7 @@ def _in_group() -> bool:
 
 
 def _fail(error: Exception) -> NoReturn:
-    """Print the error and end this process; an error of the connection first waits for the launcher to end it."""
+    """Print the error and end this process. If the connection was lost, first wait for the launcher to end it."""
     from torch.distributed import get_rank
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -91,7 +92,7 @@ def _fail(error: Exception) -> NoReturn:
             os.kill(os.getpid(), signal.SIGTERM)
         yield_to_others()
     with last_message:
-        get_error_handler().record_exception(error)  # torchrun's summary quotes the earliest one
+        get_error_handler().record_exception(error)  # torchrun's summary quotes the earliest error
         # torch.distributed's own hook, which puts the rank before each line.
         sys.excepthook(type(error), error, error.__traceback__)
         if timed_out:
@@ -100,7 +101,7 @@ def _fail(error: Exception) -> NoReturn:
                 "needs more time (--timeout, in seconds)"
             )
             if os.environ.get(STARTED_BY) == str(os.getppid()):
-                # The launcher has printed nothing, so it is the one that hangs, and it may not notice this one's end.
+                # The launcher has printed nothing, so the launcher hangs. It may not notice that this process ends.
                 os.kill(os.getppid(), _SIGKILL)
         elif lost_connection:
             print_error(f"process {get_rank()} lost another process, whose error is the first one if there is one")

@@ -1,4 +1,4 @@
-"""What all classifiers share: the steps, the metrics, the optimizer, the hyperparameters."""
+"""The base class of all classifiers: steps, metrics, optimizer and hyperparameters."""
 
 import inspect
 import math
@@ -85,14 +85,14 @@ class Classifier(LightningModule):
         )
 
     def _constructor_arguments(self) -> dict[str, Any]:
-        """The arguments of the subclass's constructor, which is running: read from its frame, as Lightning does it."""
+        """The arguments of the subclass's constructor, which is running: read from its frame, as Lightning does."""
         arguments: dict[str, Any] = {}
         frame = inspect.currentframe()
         while frame := frame and frame.f_back:
             names, _, keywords, values = inspect.getargvalues(frame)
             if not names or values.get(names[0]) is not self:
                 break
-            if frame.f_code.co_name == "__init__":  # a subclass's comes after its base class's
+            if frame.f_code.co_name == "__init__":  # a subclass's frame comes after its base class's
                 arguments = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
         return arguments
 

@@ -7,7 +7,7 @@ from lightning import Trainer
 
 
 def is_logged_step(trainer: Trainer) -> bool:
-    """During a training step: whether its optimizer step is logged. The step that stops the training is, too."""
+    """During a training step: whether its optimizer step is logged. The step that stops the training is also logged."""
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return bool(every) and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
 
@@ -23,7 +23,7 @@ class LoggedSteps:
         self._last = trainer.global_step
 
     def ended(self, trainer: Trainer) -> bool:
-        """To be asked once a batch: in gradient accumulation, most batches end no optimizer step."""
+        """Call this once for each batch: in gradient accumulation, most batches end no optimizer step."""
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         stepped, self._last = step != self._last, step
         return stepped and bool(every) and step % every == 0

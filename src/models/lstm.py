@@ -16,16 +16,16 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class StepNorm(nn.Module):
-    """A norm that is called at each step of a recurrence, on those texts `(N, D)` that are long enough.
+    """A norm that is called at each step of a recurrence, on the texts `(N, D)` that are long enough.
 
     A batch norm has statistics for each step, and running statistics for each step. Cooijmans et al. separate them
-    because the first steps differ from later ones: one average over all steps would mostly be of the last steps of the
-    longest texts, and wrong for the first steps. All steps share weight and bias. If a single text of the batch reaches
-    a step, the step is normalized with the running statistics, since one value has no spread.
+    because the first steps differ from later ones: one average over all steps would mostly come from the last steps of
+    the longest texts, and would be wrong for the first steps. All steps share weight and bias. If only one text of the
+    batch reaches a step, the step is normalized with the running statistics, since one value has no spread.
 
     Args:
         num_features: D.
-        max_steps: number of steps with statistics of their own; later steps use the last one's.
+        max_steps: number of steps with statistics of their own; later steps use the statistics of the last one.
     """
 
     running_mean: Tensor  # (max_steps, D); all three exist only after `separate_steps`
@@ -43,7 +43,7 @@ class StepNorm(nn.Module):
         return "running_mean" in self._buffers
 
     def separate_steps(self) -> None:
-        """Give each step running statistics if the norm has some; to be called after the norm was replaced."""
+        """Give each step running statistics if the norm has some. Call this after the norm was replaced."""
         if getattr(self.norm, "running_mean", None) is None:
             return
         for name in RUNNING:
@@ -100,7 +100,7 @@ class NormalizedLSTM(nn.Module):
 
     @torch.no_grad()
     def prepare_norms(self) -> None:
-        """Set up the statistics and the weights of the norms; to be called after the norms were replaced."""
+        """Set up the statistics and the weights of the norms. Call this after the norms were replaced."""
         for step_norm in (self.norm_hidden, self.norm_cell):
             step_norm.separate_steps()
         if self.norm_hidden.follows_steps:
@@ -145,8 +145,8 @@ class TextLSTM(nn.Module):
 class LSTMClassifier(Classifier):
     """Classifies `{"input_ids": (B, T), "attention_mask": (B, T)}`, tokens before padding, with an LSTM.
 
-    The norms of the LSTM's gates and of its cell are a flag. The norms never see padding: at each step they get only
-    those texts that are long enough to reach the step.
+    The norms of the LSTM's gates and of its cell are a flag. The norms never get padding: at each step they get only
+    the texts that are long enough to reach the step.
 
     Args:
         norm: the norm of gates and cell; null is torch's LayerNorm, and Identity makes a plain LSTM.

@@ -53,7 +53,7 @@ class Recipe:
     def build_optimizer(
         self, parameters: Iterable[nn.Parameter], num_dims: Mapping[nn.Parameter, int] | None = None
     ) -> Optimizer:
-        """The optimizer; its parameter groups depend on shapes alone, so that every norm gets the same groups.
+        """The optimizer; its parameter groups depend only on shapes, so that every norm gets the same groups.
 
         Args:
             parameters: all parameters of the model; frozen ones are left out.

@@ -5,10 +5,10 @@ from src.norms.family import NormSite
 
 
 def check_vector_norm(norm: NormFamily | None, **sizes: int) -> None:
-    """Raise a ValueError unless `norm` fits vectors of these sizes, the features of each layer by its name.
+    """Raise a ValueError unless `norm` fits vectors. `sizes` has the number of features of each layer, by its name.
 
-    Without this check a norm that takes the mean of a single value would fail at the first batch, or never: its outputs
-    would always be 0.
+    Without this check a norm that takes the mean of a single value would fail at the first batch, or would not fail but
+    always give 0.
     """
     if norm is None:
         return

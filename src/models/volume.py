@@ -12,8 +12,8 @@ from src.norms import NormFamily
 class VolumeClassifier(Classifier):
     """Classifies volumes `(B, in_channels, T, H, W)` with torchvision's r3d_18 (arXiv 1711.11248), made small.
 
-    It is for frames of up to about 32 pixels: the first convolution is 3x3x3 with stride 1, and each of the four stages
-    has one block, with `width`, twice, four times and eight times as many features.
+    It is for frames of up to about 32 pixels: the first convolution is 3x3x3 with stride 1, and the four stages have
+    one block each, with 1, 2, 4 and 8 times `width` features.
 
     Args:
         norm: the norm that replaces each norm; null keeps torch's BatchNorm3d.

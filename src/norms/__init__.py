@@ -1,8 +1,9 @@
-"""Norms from scratch, the table that a flag picks from, and the surgery that puts one into any model.
+"""Norms written from scratch, the table `NORMS` for the flag, and `swap_norms`, which puts a norm into any model.
 
-The classes exported here are drop-ins for torch's of the same name; `NORMS` holds the families, which have no sizes
-yet: `NORMS["LayerNorm"](64, channel_dim=1)` builds a layer, `swap_norms(model, NORMS["LayerNorm"])` one for each
-place in a model, and `families.GroupNorm(num_groups=8)` is a family with an option of its own.
+The batch, instance, group, layer and RMS norms exported here replace torch's classes of the same name. `NORMS` holds
+the families, which have no sizes yet. `NORMS["LayerNorm"](64, channel_dim=1)` builds one layer. A call
+`swap_norms(model, NORMS["LayerNorm"])` builds a layer for each place in a model. `families.GroupNorm(num_groups=8)` is
+a family with an option.
 """
 
 from src.norms.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm

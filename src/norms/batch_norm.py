@@ -23,20 +23,22 @@ class BatchNorm(Synchronizable, _BatchNorm):
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
-    In training the layer uses the statistics of the batch. It moves `running_mean` and `running_var` (unbiased)
-    towards them by `running += momentum * (batch - running)`; with `momentum=None` these are plain averages. In eval it
-    uses the running statistics, or the batch's if there are none (`track_running_stats=False`).
+    In training the layer uses the statistics of the batch. It also moves the running statistics by
+    `running += momentum * (batch - running)`. `running_var` follows the unbiased variance. With `momentum=None` the
+    running statistics are plain averages over all batches. In eval the layer uses the running statistics. If it has
+    none (`track_running_stats=False`), it uses the statistics of the batch.
 
     Arguments, state dict and errors are those of `torch.nn.BatchNorm2d`. torch's base class holds the parameters and
-    buffers, so that weight initialization, `swa_utils.update_bn` and others recognize a batch norm. The arithmetic is
-    here. One thing differs from torch's: where activation checkpointing repeats a forward pass, the batch is counted
-    once. A forward pass inside a backward pass moves no statistics.
+    buffers, so that weight initialization, `swa_utils.update_bn` and other tools recognize a batch norm. The
+    computation is in this class. One thing differs from torch: a forward pass inside a backward pass moves no
+    statistics. So a batch counts once where activation checkpointing repeats the forward pass.
 
     If the layer is `synchronized`, the processes of `process_group` (None: all) share the statistics of all their
-    values in training. Outputs, gradients and running statistics are those of one process with the whole batch.
+    values in training. Outputs, input gradients and running statistics are those of one process with the whole batch.
 
     Raises:
-        ValueError: in training, a channel has a single value, whose variance would be 0; or eps is not positive.
+        ValueError: the statistics of the batch are used, and eps is not positive or a channel has a single value, whose
+            variance would be 0; or eps is negative.
         RuntimeError: the input does not have `num_features` channels, or its type is not the parameters' type.
     """
 
@@ -106,7 +108,7 @@ class BatchNorm(Synchronizable, _BatchNorm):
                 factor = 1 / num_batches_tracked.to(batch.var.dtype)
         count = batch.num_values
         if isinstance(count, Tensor):
-            factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch of nothing but padding moves nothing
+            factor = factor * (count.flatten() > 0).to(batch.var.dtype)  # a batch that is all padding moves nothing
         elif count == 0:
             return
         follow(running_mean, running_var, batch, factor)
@@ -176,8 +178,8 @@ class BatchNormFamily(NormFamily):
     Args:
         eps: added to the variance.
         momentum: the share of a new batch in the running statistics.
-        masked: on text, leave padding out of the statistics, as by default; false shows what padding does to them.
-        track_running_stats: keep running statistics, as by default; without them eval uses the statistics of the batch.
+        masked: on text, leave padding out of the statistics (the default); false counts padding, to show its effect.
+        track_running_stats: keep running statistics (the default); without them eval uses the statistics of the batch.
     """
 
     kind = "BatchNorm"

@@ -1,4 +1,4 @@
-"""A learned elementwise function in the place of a norm: it takes no statistics."""
+"""A learned elementwise function in place of a norm. It uses no statistics."""
 
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
 """The table of norms: each name that a flag can take, with its family.
 
-A family stands in the file of its layer. An option that is not given keeps the setting of the layer that is replaced,
-or the new layer's default where the replaced layer has no such setting.
+Each family is in the file of its layer. An option that is not given keeps the setting of the layer that is replaced, or
+the new layer's default where the replaced layer has no such setting.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from src.norms.family import NormFamily
 
 
 def table(**families: type[NormFamily]) -> Mapping[str, NormFamily]:
-    """Each family by its name, which its class takes on, with this module as its address.
+    """The families by name. The class of each family gets that name, and this module as its module.
 
-    Configurations and checkpoints name a family by that address: `src.norms.families.BatchNorm`. The class cannot have
-    that name in its own file, where the layer has it.
+    Configurations and checkpoints name a family by this address: `src.norms.families.BatchNorm`. In its own file the
+    class cannot have that name, since the layer has it.
     """
     for name, family in families.items():
         family.__module__, family.__name__, family.__qualname__ = __name__, name, name

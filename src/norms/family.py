@@ -1,4 +1,4 @@
-"""What a model takes as its norm: a family, which builds the layer for each place in the model."""
+"""The base class of norm families: a family builds the norm layer for each place in a model."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ Layer = type[nn.Module]
 
 @dataclass(frozen=True)
 class NormSite:
-    """A place for a norm in a model, and the settings that a new layer there takes unless its family sets others."""
+    """A place for a norm in a model, and the settings of a new layer there unless its family sets others."""
 
     num_features: int
     channel_dim: int = 1  # 1 for (N, C, *), -1 for (..., D)
@@ -28,7 +28,7 @@ class NormSite:
 
 
 class NormFamily(ABC):
-    """A norm with its options and without a size: an entry of `NORMS`, and what a config's `norm:` names.
+    """A norm with its options and without a size: an entry of `NORMS`, and the value of `norm:` in a config.
 
     `family(num_features, channel_dim)` builds one layer; `swap_norms(model, family)` builds one for each place in a
     model. A subclass names its layers, takes its options in `__init__`, and builds a layer in `layer_at`. Its docstring
@@ -57,7 +57,7 @@ class NormFamily(ABC):
     """Whether the statistics run over the positions of one sample. A vector `(B, D)` has none."""
 
     overrides: Mapping[str, Any] = {}
-    """The options that the user gave, as attributes to set on a layer of the same kind that is replaced."""
+    """The options that the user gave. They become attributes of a replaced layer of the same kind."""
 
     def __call__(self, num_features: int, channel_dim: int = 1) -> nn.Module:
         """The layer for maps `(N, C, *)` with `channel_dim=1`, or for tokens `(..., D)` with `channel_dim=-1`.
@@ -91,14 +91,14 @@ class NormFamily(ABC):
         return next((c for c in (self.on_maps, self.on_tokens, *self.drop_ins) if c.__name__ == class_name), None)
 
     def check(self, sites: Mapping[str, NormSite]) -> None:  # noqa: B027 (most norms fit every place)
-        """Raise ValueError for the first place of a model, by its name, that this norm does not fit."""
+        """Raise ValueError if this norm does not fit a place; the message names the first such place."""
 
     def changes(self, kind: str | None) -> bool:
-        """Whether a layer of this kind, once replaced, differs from what it was: then `check` has to see its place."""
+        """Whether replacing a layer of this kind changes the layer. If so, `check` has to test its place."""
         return kind != self.kind or bool(self.overrides)
 
     def options_at(self, site: NormSite) -> dict[str, Any]:
-        """Keyword arguments of a new layer: the options that the user gave, and else the place's eps."""
+        """Keyword arguments of a new layer: the place's eps, and the options that the user gave."""
         return {**given_options(eps=site.eps), **self.overrides}
 
     def set_options(self, layer: nn.Module) -> None:
@@ -107,7 +107,7 @@ class NormFamily(ABC):
             setattr(layer, option, value)
 
     def spec(self) -> dict[str, Any]:
-        """The family as plain values, the way a config writes it."""
+        """The family as plain values, as a config writes it."""
         options = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": options}
 

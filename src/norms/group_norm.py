@@ -12,7 +12,7 @@ from src.norms.normalize import normalize
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm` from scratch: `(N, C, *)`, each group of C / num_groups channels of a sample with its *.
+    """`torch.nn.GroupNorm` from scratch: `(N, C, *)`, over a group of C / num_groups channels and * of each sample.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
@@ -65,9 +65,9 @@ class GroupNorm(nn.GroupNorm):
 
 
 class TokenGroupNorm(GroupNorm):
-    """Group normalization of `(..., D)`: each group of one position's features, as in RetNet (arXiv 2307.08621).
+    """Group normalization of `(..., D)`: over a group of the features of one position, as in RetNet (arXiv 2307.08621).
 
-    The statistics are of one position, so padding cannot change them.
+    The statistics use one position only, so padding cannot change them.
     """
 
     channel_dim = -1
@@ -80,8 +80,8 @@ class GroupNormFamily(NormFamily):
     """A group of channels with its positions (arXiv 1803.08494); on tokens, a group of one position's features.
 
     Args:
-        num_groups: number of groups; must divide the channels of each norm in the model. Not given: that of the
-            replaced layer if it is a group norm, else 32.
+        num_groups: number of groups; must divide the channels of each norm in the model. If not given: the number of
+            the replaced layer if that is a group norm, else 32.
         eps: added to the variance.
     """
 

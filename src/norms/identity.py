@@ -1,4 +1,4 @@
-"""No normalization: the layer against which norms are compared."""
+"""No normalization: the layer with which norms are compared."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from src.norms.family import NormFamily, NormSite
 
 
 class Identity(nn.Identity):
-    """`y = x`. It keeps the sizes of the norm that it replaces, so that another norm can replace it in turn.
+    """`y = x`. It keeps the sizes of the norm that it replaces, so that another norm can replace it later.
 
     Args:
         num_features: features C of `(N, C, *)`, or D of `(..., D)`.

@@ -1,4 +1,4 @@
-"""What a layer does with its input before it computes: number of dimensions, memory order, types."""
+"""Checks and conversions of a layer's input: number of dimensions, memory format, types."""
 
 import torch
 from torch import Tensor, nn
@@ -7,14 +7,14 @@ from src.norms.formula.statistics import computing_dtype
 
 
 def check_at_least_2d(layer: nn.Module, input: Tensor) -> None:
-    """Raise ValueError unless the input is `(N, C, *)`; the method `_check_input_dim` of layers for any such input."""
+    """Raise ValueError unless the input is `(N, C, *)`: the `_check_input_dim` of layers that take any such input."""
     if input.ndim < 2:
         raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
 
 
 def dense(x: Tensor) -> Tensor:
-    """`x` if it is contiguous or channels last, else a contiguous copy. Outputs and gradients get its memory order."""
-    if x.is_contiguous() or torch._C._are_functorch_transforms_active():  # vmap knows no memory format
+    """`x` if it is contiguous or channels last, else a contiguous copy. Outputs and gradients get its memory format."""
+    if x.is_contiguous() or torch._C._are_functorch_transforms_active():  # vmap has no memory formats
         return x
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)
     return x if x.is_contiguous(memory_format=channels_last) else x.contiguous()
@@ -34,7 +34,7 @@ def check_dtypes(x: Tensor, *parameters: Tensor | None) -> None:
 
 
 def autocast_to_float32(x: Tensor) -> Tensor:
-    """`x`, in float32 under a GPU's autocast, which wants this of layer, group and RMS norms; a CPU's does not."""
+    """`x` for a layer, group or RMS norm: GPU autocast computes these in float32, and CPU autocast does not."""
     if x.dtype not in (torch.float16, torch.bfloat16):
         return x
     device = x.device.type

@@ -25,12 +25,12 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
     Arguments, state dict and errors are those of `torch.nn.InstanceNorm2d`. With `track_running_stats=True`, training
-    moves running statistics towards the samples' average, and eval uses them; otherwise training and eval are the same.
-    If the layer is `synchronized`, the average is over the samples of all processes.
+    moves running statistics towards the average over the samples, and eval uses them. Otherwise training and eval are
+    the same. If the layer is `synchronized`, the average is over the samples of all processes.
 
     Raises:
-        ValueError: a channel has a single position, whose variance would be 0; or the input does not have
-            `num_features` channels.
+        ValueError: the statistics of the samples are used, and a channel has a single position, whose variance would be
+            0; or a layer with weights gets an input that does not have `num_features` channels.
         RuntimeError: the input's type is not the parameters' type.
     """
 
@@ -38,7 +38,7 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
     _check_input_dim = check_at_least_2d
 
     def _get_no_batch_dim(self) -> int:
-        return 0  # torch's layers take an input without a batch at this number of dimensions; this one takes none
+        return 0  # number of dimensions of an input without a batch; 0: such an input is not accepted
 
     def mask_for(self, x: Tensor) -> Tensor | None:
         return None

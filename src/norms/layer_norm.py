@@ -10,13 +10,13 @@ from src.norms.normalize import normalize
 
 
 class LayerNorm(nn.LayerNorm):
-    """`torch.nn.LayerNorm` from scratch: normalizes over the last dimensions, those of `normalized_shape`.
+    """`torch.nn.LayerNorm` from scratch: normalizes over the last dimensions, whose shape is `normalized_shape`.
 
         y = (x - mean) / sqrt(var + eps) * weight + bias
 
     Training and eval are the same. The output at a position does not depend on other positions. torch's base class
-    holds the parameters, so that weight initialization, weight decay and others recognize a layer norm. The arithmetic
-    is here.
+    holds the parameters, so that weight initialization, weight decay and others recognize a layer norm. The computation
+    is in this class.
 
     Raises:
         RuntimeError: the input's last dimensions are not `normalized_shape`, or its type is not the parameters' type.
@@ -73,7 +73,7 @@ def check_normalized_shape(x: Tensor, normalized_shape: tuple[int, ...], any_dim
     """Raise torch's error if `normalized_shape` is empty, or if it is not the end of the shape of `x`.
 
     Args:
-        any_dims: how torch's message writes the dimensions before it.
+        any_dims: how torch's message writes the dimensions before `normalized_shape`.
     """
     if not normalized_shape:
         raise RuntimeError(

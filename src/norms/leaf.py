@@ -12,7 +12,7 @@ def leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A `forward` that becomes a single node of the graph under symbolic tracing.
 
     By default torch.fx makes single nodes only of modules of `torch.nn`. Code that traces a whole model, such as
-    torchvision's `create_feature_extractor`, does not tell it about ours.
+    torchvision's `create_feature_extractor`, does not name our classes as single nodes.
     """
 
     @functools.wraps(forward)

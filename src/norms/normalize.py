@@ -1,6 +1,7 @@
-"""The one way from a layer to the mathematics: a kernel where one fits, else the formula with its derivative.
+"""The function that layers call: it runs a kernel if one fits, else the formula and its derivative.
 
-Autograd would keep a tensor for each operation of the formula. The function here keeps the input and the statistics.
+Autograd would keep a tensor for each operation of the formula. The function here keeps only the input, the parameters
+and the statistics.
 """
 
 from typing import Any
@@ -51,20 +52,20 @@ def normalize(
 def _find_kernel(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
 ) -> CPUKernel | GPUKernel | SynchronizedKernel | None:
-    """The kernel for these tensors, or None where none fits or the setting excludes kernels."""
+    """The kernel for these tensors, or None if no kernel fits or the setting excludes kernels."""
     wanted = setting()
     if wanted == "off":
         return None
     backend = gpu if wanted == "triton" or x.is_cuda else cpu
     if axes.process_group is not None:
         if x.dtype != torch.float32:
-            return None  # two kernels in turn would round a half type's gradient twice, first where its terms cancel
+            return None  # two kernels would round a half-precision gradient twice, first before terms cancel
         return synchronized.kernel_for(backend, x, axes)
     return backend.kernel_for(x, weight, bias, axes, given)
 
 
 def formula_needed(*tensors: Tensor | None) -> bool:
-    """Whether torch has to see the formula's operations instead of a hand-written function.
+    """Whether torch needs the operations of the formula instead of a hand-written function.
 
     torch.compile fuses the formula better than a function of ours. Tracing, vmap and forward-mode differentiation need
     its operations.
@@ -101,7 +102,7 @@ class _Normalize(torch.autograd.Function):
             recorded = torch._C._len_torch_dispatch_stack()
             y, found = formula(x, axes, eps, weight, bias, mask, given, in_place=not recorded)
         mean, var, num_values, rest = found
-        if x.dtype != var.dtype:  # the rest is below the digits of a half type
+        if x.dtype != var.dtype:  # a half type cannot show a difference as small as the rest
             rest = None
         if given and any(ctx.needs_input_grad):  # running statistics may change before the backward pass
             mean, var = None if mean is None else mean.clone(), var.clone()

@@ -52,7 +52,7 @@ def _hand_mask_to_norms(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping
 def share_padding_mask(model: nn.Module) -> None:
     """Make each call `model(..., attention_mask=...)` pass its mask to the norms inside.
 
-    A second call changes nothing. Neither does a call for a model without such an argument or without such a norm.
+    A second call changes nothing. A model without such an argument or without such a norm is not changed.
     """
     takes_mask = "attention_mask" in inspect.signature(model.forward).parameters
     has_reader = any(isinstance(module, ReadsPaddingMask) for module in model.modules())

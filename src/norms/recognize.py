@@ -1,4 +1,4 @@
-"""Find the norms of a model, and say what each computes and what a layer in its place must fit."""
+"""Find the norms of a model, and for each norm the formula that it computes and the place that it takes."""
 
 from dataclasses import dataclass
 from inspect import Parameter, signature
@@ -22,7 +22,7 @@ class Found:
     layer: nn.Module
     kind: str | None  # None: a library's own norm that computes none of the kinds known here
     site: NormSite
-    class_name: str  # what ours and torch's call such a layer
+    class_name: str  # the name of such a class here and in torch
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -60,7 +60,7 @@ def examine(name: str, layer: nn.Module) -> Found:
 
 
 def _known_class(layer_class: Layer) -> Layer | None:
-    """The nearest class of torch's or ours in the layer's ancestry; None if the layer has a forward of its own."""
+    """The nearest base class that is torch's or ours; None if the layer has a forward of its own."""
 
     def is_known(each: type) -> bool:
         return each in OURS or (each.__module__.startswith("torch.nn.") and not each.__name__.startswith("_"))
@@ -73,7 +73,7 @@ def _examine_known(name: str, layer: nn.Module, family: NormFamily) -> Found:
     channel_dim = getattr(layer, "channel_dim", family.base_channel_dim)
     known_class = _known_class(type(layer))
     if type(layer).__name__ == "LayerNorm2d" or getattr(layer, "data_format", None) == "channels_first":
-        channel_dim, class_name = 1, "ChannelLayerNorm"  # as torchvision, transformers and timm write ConvNeXt's
+        channel_dim, class_name = 1, "ChannelLayerNorm"  # the norm of ConvNeXt in torchvision, transformers and timm
     elif getattr(layer, "data_format", None) == "channels_last":
         class_name = "LayerNorm"
     elif known_class is not None:
@@ -90,7 +90,7 @@ def _examine_known(name: str, layer: nn.Module, family: NormFamily) -> Found:
         channel_dim=channel_dim,
         eps=getattr(layer, "eps", None),
         momentum=getattr(layer, "momentum", 0.1),
-        # A layer that has no such attribute at all does not say whether a weight or a bias is wanted.
+        # A layer without such an attribute does not say whether a weight or a bias is wanted.
         affine=weight is not None or not hasattr(layer, "weight"),
         bias=weight is None or not hasattr(layer, "bias") or layer.bias is not None,
         num_dims=len(shape) or 1,
@@ -115,7 +115,7 @@ def _examine_library_norm(name: str, layer: nn.Module) -> Found:
 
 @torch.no_grad()
 def _computes_the_same(theirs: nn.Module, ours: nn.Module) -> bool:
-    """Whether `ours`, given the state of `theirs`, gives the same output: Gemma's RMSNorm scales by 1 + weight."""
+    """Whether `ours` with the state of `theirs` gives the same output. Gemma's RMSNorm scales by 1 + weight instead."""
     if ours.state_dict().keys() != theirs.state_dict().keys() or any(p.is_meta for p in theirs.parameters()):
         return False
     ours.to(next(theirs.parameters())).train(theirs.training)

@@ -56,7 +56,7 @@ class ChannelRMSNorm(RMSNorm):
 
 
 class RMSNormFamily(NormFamily):
-    """As LayerNorm, without subtracting the mean (arXiv 1910.07467).
+    """Like LayerNorm, but the mean is not subtracted (arXiv 1910.07467).
 
     Args:
         eps: added to the mean square.

@@ -25,8 +25,8 @@ def follow(running_mean: Tensor | None, running_var: Tensor | None, batch: Stati
 def follow_one(running: Tensor, batch: Tensor, factor: float | Tensor) -> None:
     """Move a running statistic towards a batch's, in place: `running += factor * (batch - running)`.
 
-    A forward pass that activation checkpointing repeats computes this and writes nothing, since selective checkpointing
-    counts operations.
+    If activation checkpointing repeats a forward pass, this computes the value but does not write it. It still computes
+    because selective checkpointing counts operations.
     """
     moved = running.to(batch.dtype).lerp(batch, factor)
     if not is_recomputing():
@@ -36,6 +36,6 @@ def follow_one(running: Tensor, batch: Tensor, factor: float | Tensor) -> None:
 def is_recomputing() -> bool:
     """Whether this forward pass runs inside a backward pass, where activation checkpointing repeats it.
 
-    The batch was counted by the first pass. torch.compile repeats no side effects, so there the answer is no.
+    The first pass counted the batch. Under torch.compile the answer is no, since torch.compile repeats no side effects.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -20,7 +20,7 @@ def options_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_none(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec with only those options that the user gave: None means not given."""
+    """A spec with only the options that the user gave: None means not given."""
     options = {name: value for name, value in options_of(spec).items() if value is not None}
     return {"class_path": spec["class_path"], "init_args": options}
 

@@ -14,7 +14,7 @@ def _replacement(
     name: str, found: Found, family: NormFamily, default: torch.Tensor | None, memo: dict[int, object]
 ) -> nn.Module:
     if found.kind == family.kind and (layer_class := family.same_named(found.class_name)):
-        # A copy with another class keeps parameters, buffers, hooks and flags to the last bit.
+        # A copy with another class keeps parameters, buffers, hooks and flags exactly.
         group = getattr(found.layer, "process_group", None)
         memo[id(group)] = group  # a process group cannot be copied
         layer = copy.deepcopy(found.layer, memo)

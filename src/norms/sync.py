@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-CHANGED = ("synchronized", "process_group")  # a layer's attributes
+CHANGED = ("synchronized", "process_group")  # attributes of a layer
 
 
 class Synchronizable(nn.Module):
@@ -43,7 +43,7 @@ def synchronize(
         builtin: the class for torch's own batch norms.
 
     Returns:
-        A function that undoes it.
+        A function that undoes the change.
 
     Raises:
         ValueError: a norm has no synchronized form; the message names it. The model is unchanged.

@@ -1,7 +1,7 @@
-"""torch's own norms for maps and tokens, so that a flag changes between ours and torch's.
+"""torch's own norms for maps and tokens, so that a flag switches between our norms and torch's.
 
-The layers have the class names of ours. Where torch has no form for a layout, the input is brought into the layout that
-torch has. Padding is taken out before the call.
+The classes have the names of ours. If torch has no norm for a layout, the input is brought into a layout that torch's
+norm takes. Padding is removed before the call.
 """
 
 import torch
@@ -55,7 +55,7 @@ class InstanceNorm(_InstanceNorm):
 
 
 class TokenInstanceNorm(ReadsPaddingMask, InstanceNorm):
-    """torch's instance norm of `(B, ..., D)`; one sample at a time if there is padding, which keeps its values."""
+    """torch's instance norm of `(B, ..., D)`, one sample at a time if there is padding; padding keeps its values."""
 
     channel_dim = -1
 

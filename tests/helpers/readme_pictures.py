@@ -1,4 +1,4 @@
-"""Draw the pictures of TensorBoard in README.md, from a run on digits, a real server and a real browser.
+"""Draw the pictures of TensorBoard in the documents, from a run on digits, a real server and a real browser.
 
 python -m tests.helpers.readme_pictures
 """

@@ -1,6 +1,6 @@
 """Rows of a CSV, TSV or JSONL file, with errors that name the line.
 
-Not by `datasets`, which takes 2 s to import and reads a missing JSON key as None.
+The package `datasets` is not used: it takes 2 s to import and reads a missing JSON key as None.
 """
 
 import csv

@@ -19,8 +19,8 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:
     """A lowercasing byte-pair tokenizer that writes `[CLS] text [SEP]`; the id of [PAD] is 0.
 
-    Not WordPiece: its trainer gives different ids in each run for the same texts (tokenizers 0.23), and a checkpoint is
-    useless with other ids.
+    It is not WordPiece: the WordPiece trainer gives different ids in each run for the same texts (tokenizers 0.23), and
+    a checkpoint is useless with other ids.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

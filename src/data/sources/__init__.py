@@ -1,1 +1,1 @@
-"""Where data come from: one dataset, or one family of datasets, a file."""
+"""The datasets: each file has one dataset or one family of datasets."""

@@ -62,7 +62,7 @@ def read(source: type[datasets.CIFAR10], root: Path, train: bool) -> ImageDatase
 
 
 class CIFAR(ImageData):
-    """What CIFAR-10 and CIFAR-100 share: the format and the 50,000 + 10,000 images of 32x32."""
+    """The base class of CIFAR-10 and CIFAR-100: the format and the 50,000 + 10,000 images of 32x32."""
 
     source: ClassVar[type[datasets.CIFAR10]]
     names: ClassVar[Sequence[str]]
@@ -98,7 +98,7 @@ class CIFAR(ImageData):
 class CIFAR10(CIFAR):
     """60,000 photographs in 10 classes, RGB, 32x32: 50,000 to train and 10,000 to test.
 
-    Looked for in `root/cifar-10-batches-py`; downloaded if it is not there. Krizhevsky, 2009
+    It is read from `root/cifar-10-batches-py`, and downloaded if it is not there. Krizhevsky, 2009
     (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
     """
 
@@ -109,8 +109,8 @@ class CIFAR10(CIFAR):
 class CIFAR100(CIFAR):
     """60,000 photographs in 100 classes, RGB, 32x32: 50,000 to train and 10,000 to test.
 
-    Looked for in `root/cifar-100-python`; downloaded if it is not there. The labels are the fine ones. Krizhevsky, 2009
-    (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
+    It is read from `root/cifar-100-python`, and downloaded if it is not there. The labels are the fine ones.
+    Krizhevsky, 2009 (https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf).
     """
 
     source = datasets.CIFAR100

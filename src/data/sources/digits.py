@@ -22,7 +22,7 @@ class Digits(ImageData):
     test are split off, stratified by class.
 
     Args:
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
+        crop_padding: in training, shift each image by up to this many pixels; 0 for none.
         flip: in training, mirror half of the images left to right.
     """
 

@@ -14,7 +14,7 @@ from src.data.files.atomic_write import publish, scratch_folder
 from src.data.files.verify import MEND, require_digest
 from src.data.images import ImageData, ImageDataset
 
-# The md5 of each decompressed file: packages such as Debian's compress the files anew, which changes the .gz alone.
+# The md5 of each decompressed file: packages such as Debian's compress the files anew, which changes only the .gz.
 CONTENT_MD5 = {
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",
@@ -56,7 +56,8 @@ def download(root: Path) -> None:
 def read_idx(folder: Path, name: str) -> np.ndarray:
     """One original file as an array: (N, 28, 28) or (N,), uint8.
 
-    Not by torchvision's reader, which takes decompressed files alone: nothing is written where the files are found.
+    torchvision's reader is not used: it takes only decompressed files, and nothing is written where the files are
+    found.
 
     Raises:
         DataError: the content is not that of the original file.
@@ -77,12 +78,12 @@ class FashionMNIST(ImageData):
     """70,000 photographs of clothing in 10 classes, gray, 28x28: 60,000 to train and 10,000 to test.
 
     The four original files are looked for in `root`, `root/fashion-mnist` and `root/FashionMNIST/raw`. If none of these
-    has them, they are downloaded to the last. Nothing is written where they are found. Xiao et al., 2017
+    has them, they are downloaded to the last folder. Nothing is written where they are found. Xiao et al., 2017
     (https://arxiv.org/abs/1708.07747).
 
     Args:
         root: folder that holds the files; with Debian's package, /usr/share/datasets/fashion-mnist.
-        crop_padding: in training, shift each image by up to so many pixels; 0 for none.
+        crop_padding: in training, shift each image by up to this many pixels; 0 for none.
         val_fraction: share of the training samples that is held out for validation; 1/12 is 5,000.
     """
 

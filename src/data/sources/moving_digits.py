@@ -36,7 +36,7 @@ def move(images: np.ndarray, starts: np.ndarray, steps: np.ndarray, num_frames: 
 
 
 class MovingDigits(ArrayData):
-    """Clips of scikit-learn's 1,797 digits, each moving over a frame of 16x16 by one pixel a frame: (B, 1, T, 16, 16).
+    """Clips of scikit-learn's 1,797 digits; each moves in a frame of 16x16, one pixel a time step: (B, 1, T, 16, 16).
 
     A class is a digit and its direction: left, right, up or down, 40 classes in all. A clip played backwards is a clip
     of the opposite direction, just as likely as the clip itself. Without the order of the frames, two classes cannot be
@@ -74,7 +74,8 @@ class MovingDigits(ArrayData):
         rng = np.random.default_rng(self.clip_seed)
         directions = rng.integers(len(DIRECTIONS), size=len(images))
         steps = np.array(list(DIRECTIONS.values()))[directions]  # (N, 2)
-        # `travel` is how far a digit moves along each axis; it may start wherever that keeps it inside the frame.
+        # `travel` is how far a digit moves along each axis; it may start at each place from which it stays inside the
+        # frame.
         travel = np.abs(steps) * (self.num_frames - 1)
         first = rng.integers(0, self.frame_size - DIGIT_SIZE - travel + 1)
         starts = np.where(steps < 0, first + travel, first)

@@ -30,7 +30,7 @@ def with_labels(class_names: Sequence[str], names: Sequence[str], texts: list[st
 
 
 class News(TextData):
-    """What the three collections share: their files are named after `prefix` and lie in `root/text`."""
+    """The base class of the three collections: their files are named after `prefix` and lie in `root/text`."""
 
     prefix: ClassVar[str]
     names: ClassVar[Sequence[str]]

@@ -14,7 +14,7 @@ def read_labelled(path: Path, text_column: str, label_column: str) -> tuple[list
     """The texts, the class names and the line numbers of a file.
 
     Raises:
-        DataError: a row has no label; and what `read_columns` raises.
+        DataError: a row has no label, or `read_columns` refuses the file.
     """
     rows = read_columns(path, {"text_column": text_column, "label_column": label_column})
     for line_number, (_, name) in rows:

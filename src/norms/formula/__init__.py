@@ -12,5 +12,5 @@ A norm chooses the axes over which the mean and the variance are taken:
 | LayerNorm    | C                       | D                               |
 | RMSNorm      | C, about zero           | D, about zero                   |
 
-Layers do not call this package: they call `src.norms.normalize`, which takes a kernel where one fits.
+Layers do not call this package. They call `src.norms.normalize`, which runs a kernel if one fits.
 """

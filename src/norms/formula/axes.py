@@ -14,7 +14,7 @@ class Axes(NamedTuple):
         shape: the shape in which the input is viewed before it is reduced; None: its own.
         parameter_shape: the shape in which weight, bias and given statistics broadcast; None: their own.
         about_zero: take the mean square in place of mean and variance, as RMSNorm does.
-        process_group: the processes whose values share the mean, too; None: this process alone.
+        process_group: the processes whose values share the mean, too; None: only this process.
     """
 
     dims: tuple[int, ...]

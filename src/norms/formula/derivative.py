@@ -4,10 +4,10 @@ With z = (x - mean) / sqrt(var + eps), g = dy * weight / sqrt(var + eps) and mea
 
     dx = g - mean(g) - z * mean(g * z)        dweight = sum(dy * z)        dbias = sum(dy)
 
-The two means are the gradient through the statistics. They reach only the values that went into the statistics. About
-zero there is no mean(g), and with given statistics there are neither of them. dy and dy * z are summed once along all
-dimensions in which the weight does not vary; the sums then include the rest of the mean, too. The operations work in
-place, since a new tensor costs as much time as an operation.
+The two means are the gradient through the statistics. They apply only to the values from which the statistics were
+computed. About zero, mean(g) is left out. With given statistics, both means are left out. dy and dy * z are summed once
+along all dimensions in which the weight does not vary; the sums then include the rest of the mean, too. The operations
+work in place, since a new tensor costs as much time as an operation.
 """
 
 import torch
@@ -54,7 +54,7 @@ def gradients(
     if steady or spread_weight is None:
         factor = scale if spread_weight is None else scale * spread_weight
         sum_g, sum_g_z = ((values * factor).sum(axes.dims, keepdim=True) for values in (sum_dy, sum_dy_z))
-        g = torch.mul(dy, factor, out=dy_d)  # the tensor of the products serves again
+        g = torch.mul(dy, factor, out=dy_d)  # reuses the tensor of the products
     else:
         g = (dy * spread_weight).mul_(scale)
         sum_g = g.sum(axes.dims, keepdim=True)
@@ -126,7 +126,7 @@ def _of_parameters(
         if parameter is None or not is_needed:
             return None
         found = value.sum_to_size(axes.spread(parameter).shape)
-        found = value.clone() if found is value else found  # `value` is written over
+        found = value.clone() if found is value else found  # `value` is overwritten later
         return found.to(parameter.dtype).view(parameter.shape)
 
     dweight, dbias = (total(*each) for each in zip(values, parameters, needed[1:], strict=False))

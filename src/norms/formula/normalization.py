@@ -22,7 +22,7 @@ def formula(
 
     Args:
         x, axes, eps, weight, bias, mask, given: as in `src.norms.normalize.normalize`.
-        in_place: save memory by writing over intermediate tensors, where no one records the operations.
+        in_place: save memory by writing over intermediate tensors, if nothing records the operations.
     """
     seen = x if axes.shape is None else x.view(axes.shape)
     if given is None:
@@ -38,7 +38,7 @@ def formula(
     var = found.var if given is None else axes.spread(given.var).to(deviation.dtype)
     out = deviation if in_place and not axes.about_zero else None
     y = rescale(deviation, axes.dims, var, eps, axes.spread(weight), axes.spread(bias), rest, out).to(x.dtype)
-    if axes.shape is not None:  # torch's output is no view, but a trace would take the shape for a constant
+    if axes.shape is not None:  # torch's output is no view; but a trace would record `x.shape` as a constant
         y = y.view_as(x) if torch.jit.is_tracing() else torch.ops.aten._unsafe_view(y, x.shape)
     return y, found
 
@@ -61,7 +61,7 @@ def rescale(
         var: the variance.
         eps: added to the variance.
         weight, bias: None: left out.
-        rest: what rounding took from the mean; None: nothing.
+        rest: the part of the mean that is not subtracted yet; None: nothing.
         out: the tensor that takes the output, such as `deviation` itself; None: a new one.
     """
     scale = torch.rsqrt(var + eps)

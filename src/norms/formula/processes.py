@@ -11,13 +11,13 @@ from src.norms.formula.statistics import Statistics
 
 
 def merge(own: Statistics, group: ProcessGroup) -> tuple[Statistics, Tensor]:
-    """The statistics of all processes' values, and the distance of the merged mean from this process' own mean.
+    """The statistics of all processes' values, and the merged mean minus this process's own mean.
 
     The forward pass needs one collective: each process sends one row of count, mean and sum of squared deviations. The
-    backward pass needs another one, of twice the mean's size. Every process has to take part; it may have no values.
-    The rows are merged by the formula of Chan, Golub and LeVeque (1979), which does not cancel, in the order of the
-    ranks, so that all processes get the same bits. A mean is sent rounded to its type. The error shows where a mean is
-    1e4 times the spread or more, as it does with torch's.
+    backward pass needs another one, of twice the mean's size. Every process has to take part, even if it has no values.
+    The rows are merged by the formula of Chan, Golub and LeVeque (1979), which has no cancellation. They are merged in
+    the order of the ranks, so that all processes get the same bits. Each mean is rounded to its type before it is sent.
+    This error is visible if a mean is 1e4 times the spread or more, as in torch's layer.
     """
     mean, var, count = _Merge.apply(own.whole_mean(), own.var, own.num_values, group)
     return Statistics(mean, var, count), mean - own.mean

@@ -1,15 +1,15 @@
 """Mean and variance over some axes, and the deviations from the mean.
 
-Three measures keep the numbers exact. float16 and bfloat16 are computed in float32. The variance is taken in a second
-pass around the mean: E[x^2] - E[x]^2 cancels to garbage where the mean is large against the spread. The mean is
-subtracted before the scale is applied, for the same reason.
+Three rules keep the numbers accurate. float16 and bfloat16 are computed in float32. The variance is computed from the
+deviations, in a second pass: E[x^2] - E[x]^2 loses its digits to cancellation if the mean is large against the spread.
+For the same reason the mean is subtracted before the scale is applied.
 
-Where a mean is far from zero, its rounding is coarse against the spread. The mean of the deviations tells how much the
-rounding took from the mean; this is the `rest`. It corrects the variance (the two-pass algorithm of Chan, Golub and
-LeVeque, 1983), and it is subtracted where the bias is added, so that it costs no pass over the input.
+If a mean is far from zero, its rounding error is large against the spread. The mean of the deviations is this error,
+the exact minus the rounded mean. The code calls it `rest`. The rest corrects the variance (the two-pass algorithm of
+Chan, Golub and LeVeque, 1983). It is subtracted where the bias is added, so that it costs no pass over the input.
 
 The output does not depend on the point from which deviations are taken. So the rounded mean counts as a constant in
-every derivative: x acts through the rest and the variance.
+every derivative. The statistics depend on x through the rest and the variance.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from torch import Tensor
 
 
 class Statistics(NamedTuple):
-    """Mean and variance. Those from `deviations` keep the reduced dimensions with size 1."""
+    """Mean and variance. In the result of `deviations` the reduced dimensions have size 1."""
 
     mean: Tensor | None  # None: taken about zero
     var: Tensor  # biased: divided by count
     num_values: int | Tensor = 0  # values in each mean; 0: the statistics were given
-    rest: Tensor | None = None  # what rounding took from the mean; None: not computed
+    rest: Tensor | None = None  # the exact minus the rounded mean; None: not computed
 
     def whole_mean(self) -> Tensor | None:
         """The mean plus its rest."""

@@ -1,1 +1,1 @@
-"""Faster ways to compute the norms' formula, taken where they fit and never needed."""
+"""Kernels that compute the norms' formula faster. They are optional."""

@@ -47,7 +47,7 @@ def arrange(
     if not prod(shape) or not dims:
         return None
     reduced = {dim % rank for dim in dims}
-    # Contiguous, channels last, and channels last where the channels are seen in groups.
+    # Contiguous, channels last, and channels last where the channels are viewed as groups.
     orders = (tuple(range(rank)), (0, *range(2, rank), 1), (0, *range(3, rank), 1, 2))
     order = next((o for o in orders if len(o) == rank and _is_dense(shape, stride, o)), None)
     own = (*[1] * (rank - len(parameter_shape or ())), *(parameter_shape or ()))
@@ -82,8 +82,8 @@ def arrange(
 def arrangement_of(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes, given: Statistics | None
 ) -> Arrangement | None:
-    """`arrange` for a tensor and its parameters. None also if a kernel cannot read them, or may not run unseen."""
-    if torch._C._len_torch_dispatch_stack():  # code that records operations would not see a kernel
+    """`arrange` for a tensor and its parameters. None if no kernel can read them, or if operations are recorded."""
+    if torch._C._len_torch_dispatch_stack():  # code that records operations cannot record a kernel
         return None
     device, shapes = x.device, []
     for tensor in (x, weight, bias, *(given[:2] if given else ())):

@@ -16,7 +16,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class CPUKernel(NamedTuple):
-    """A kernel with its sizes. It takes only tensors like those that it was chosen for."""
+    """A kernel with its sizes. It takes only tensors like the ones for which it was chosen."""
 
     forward_call: Callable[..., None]
     backward_call: Callable[..., None]

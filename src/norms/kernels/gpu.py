@@ -1,6 +1,6 @@
 """Kernels for GPU, in Triton: choose the one that fits an input, and call it.
 
-Triton is imported for the first kernel: the import takes time, and torch lacks Triton on some machines.
+Triton is imported only when the first kernel is needed: the import takes time, and some machines have no Triton.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class GPUKernel(NamedTuple):
-    """Kernels with their sizes. They take only tensors like those that they were chosen for."""
+    """Kernels with their sizes. They take only tensors like the ones for which they were chosen."""
 
     arrangement: Arrangement
     about_zero: bool
@@ -121,7 +121,7 @@ def _available(device: torch.device) -> bool:
     """Whether a first kernel runs on the device. If not, a log line says why, and the formula is used.
 
     Raises:
-        ValueError: it is the CPU, without Triton's interpreter.
+        ValueError: the device is the CPU, and Triton's interpreter is off.
     """
     try:
         from src.norms.kernels.triton_tiles import INTERPRETED
@@ -131,7 +131,7 @@ def _available(device: torch.device) -> bool:
             GPUKernel(Arrangement("runs", (1, 16, 1, 1), (1, 1)), False, False, False, False).forward(
                 x, None, None, 1.0, None
             )
-    except Exception as error:  # no Triton, no C compiler for its launcher, a GPU that it does not know
+    except Exception as error:  # no Triton, no C compiler for its launcher, a GPU that Triton does not support
         log.warning("Norms run on torch's operations, slower than they could: %s: %s", type(error).__name__, error)
         return False
     if device.type != "cuda" and not INTERPRETED.value:

@@ -6,10 +6,10 @@
 //   columns  (M, C)     BatchNorm, channels last or (N, C): a channel is a column
 //   groups   (N, S, G, K) GroupNorm, channels last: K columns of each of N matrices share a mean
 //
-// The values of one mean are read three times while they are in the cache: for the mean, for the squared deviations from
-// the mean, and for the output. The mean is rounded to float. The sum of the deviations tells how much the rounding took
-// from the mean (`rest`), and the later passes correct for it, so that data far from zero keep their digits. A long sum
-// adds floats within a block of values, and the blocks' sums in double.
+// The values of one mean are read three times while they are in the cache: for the mean, for the squared deviations
+// from the mean, and for the output. The mean is rounded to float. The mean of the deviations is the error of this
+// rounding (`rest`). The later passes correct for it, so that data far from zero keep their digits. A long sum adds
+// floats within a block of values, and adds the sums of the blocks in double.
 
 #include <algorithm>
 #include <cmath>
@@ -62,7 +62,8 @@ inline void store_many(bfloat16* to, floats values) {
 typedef float half_floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef double doubles __attribute__((vector_size(64)));
 
-// A large output is written around the caches, which would fetch each line first and evict what is read next.
+// The writes of a large output bypass the caches. The caches would fetch each line first and evict values that are read
+// next.
 #ifdef __AVX512F__
 inline void store_past_caches(float* to, floats values) { _mm512_stream_ps(to, (__m512)values); }
 
@@ -82,10 +83,10 @@ inline void store_past_caches(T* to, floats values) {
 inline void fence() {}
 #endif
 
-constexpr int64_t LARGE = 1 << 23;  // bytes of an output that is written around the caches
+constexpr int64_t LARGE = 1 << 23;  // bytes of an output whose writes bypass the caches
 
-// Whether runs of `size` values, one after the other in `count` values, are written around the caches. Every run has to
-// start at an address that is aligned for such writes.
+// Whether the writes of `count` values, in adjacent runs of `size` values, bypass the caches. Every run has to start at
+// an address that is aligned for such writes.
 template <class T>
 inline bool is_large(const T* to, int64_t count, int64_t size) {
     bool aligned = size * sizeof(T) % 64 == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0;
@@ -793,7 +794,7 @@ void runs_backward(const T* dy, const T* x, T* dx, const float* weight, const fl
             double by_x = -r * r * r * (sum_gx - rest * sum_g) * share;
             double mean_g = about_zero ? 0 : sum_g * share;
             if (S == 1) {
-                // The mean of g is subtracted before r scales the rest, which can be zero in a row of few values.
+                // The mean of g is subtracted before r scales the difference, which can be 0 in a row of few values.
                 float by = float(by_x), scale = float(r), minus = float(mean_g), off = float(-rest * by_x),
                       shift = float(-rest * r);
                 float *to_weight = block_weight + row % G * K, *to_bias = block_bias + row % G * K;

@@ -1,4 +1,4 @@
-"""Kernels of one process, with the statistics of several processes merged between two of them."""
+"""Two kernels of one process; between them the statistics of all processes are merged."""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from src.norms.kernels.gpu import GPUKernel
 
 
 class SynchronizedKernel(NamedTuple):
-    """Two kernels whose process shares statistics with others; these may use kernels or the formula.
+    """Two kernels of a process that shares statistics with others. The others may use kernels or the formula.
 
     Args:
         own: computes the statistics of this process's values.
@@ -34,7 +34,7 @@ class SynchronizedKernel(NamedTuple):
         own = self.own.forward(x, None, None, eps, None)[1]
         found, rest = merge(own, self.group)
         assert own.mean is not None
-        # Deviations from this process's own mean: the distance to the merged mean has more digits than that mean.
+        # Deviations are taken from this process's own mean: its distance to the merged mean is stored with more digits.
         scale = _scale(found, weight, eps)
         shift = -rest.flatten() * scale if bias is None else bias - rest.flatten() * scale
         by = Statistics(own.mean.flatten(), found.var.flatten())
@@ -51,7 +51,7 @@ class SynchronizedKernel(NamedTuple):
         eps: float,
         needed: tuple[bool, ...],
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of input, weight and bias that are `needed`. Those of the parameters are this process's own.
+        """The gradients of input, weight and bias that are `needed`. The parameters' gradients are this process's own.
 
         In dx = g - mean(g) - z * mean(g * z), the first kernel computes g and the sums. The second one computes the
         other two terms, which are a normalization of x with other parameters.

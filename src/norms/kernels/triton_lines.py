@@ -47,7 +47,7 @@ def line_moments(
     x, partials, lines, size, line_stride, value_stride, steps, parts, inner, plane,
     ABOUT_ZERO: tl.constexpr, LINES: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """For each part: a value near its mean, the mean less that value, and the sum of squared deviations."""
+    """For each part: a value near its mean, the mean minus that value, and the sum of squared deviations."""
     blocks = tl.cdiv(lines, LINES)
     part = tl.program_id(0) // blocks
     line = tl.program_id(0) % blocks * LINES + tl.arange(0, LINES)[:, None]
@@ -95,7 +95,7 @@ def merge_moments(
     partials, mean, var, rest, size, steps, parts, inner, plane, adjacent, means, shares, count,
     SIZE: tl.constexpr, MEANS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """The sum of squares around the mean of all values, from the parts' (Chan, Golub and LeVeque, 1979)."""
+    """Mean, variance and rest of all values, from the moments of the parts (Chan, Golub and LeVeque, 1979)."""
     which_mean = tl.program_id(0) * MEANS + tl.arange(0, MEANS)[:, None]
     sums = tl.zeros([MEANS, SHARES], tl.float32)
     if mean is not None:
@@ -192,9 +192,11 @@ def merge_sums(
     PER: tl.constexpr, THROUGH: tl.constexpr, CENTERED: tl.constexpr,
     SIZE: tl.constexpr, MEANS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """What `line_gradient` takes off: mean(g), r^2 * mean(g * (x - mean)) and `rest`; weights' gradients, if per mean.
+    """The terms that `line_gradient` subtracts: mean(g), r^2 * mean(g * (x - mean)) and `rest`.
 
-    THROUGH: x acts through the statistics, which were not given.
+    If weights are per mean, it also writes their gradients.
+
+    THROUGH: the statistics were not given, so the gradient also goes through them.
     """
     which_mean = tl.program_id(0) * MEANS + tl.arange(0, MEANS)[:, None]
     here = which_mean < means
@@ -357,7 +359,7 @@ def lines_of(arrangement: Arrangement, has_parameters: bool) -> Lines:
 
 
 def moments(x: Tensor, mean: Tensor | None, var: Tensor, by: Lines, processors: int) -> Tensor | None:
-    """Write `mean` and `var`; return what rounding took from the mean."""
+    """Write `mean` and `var`; return the rest, the exact minus the rounded mean."""
     lines, size = by.block()
     steps, parts = by.split(processors)
     plane = by.lines * parts

@@ -1,8 +1,8 @@
-"""Triton kernels for means of few values: a program keeps them in its registers, reads them once and writes once.
+"""Triton kernels for means of few values: a program reads them once, keeps them in registers and writes once.
 
-The formulas are those of `src/norms/formula`, with the care that `normalize.cpp` takes: the mean is
-rounded to float32; the sum of the deviations from it tells by how much it is off (`rest`), and both passes take that
-out again, so that data far from zero keep their digits.
+The formulas are those of `src/norms/formula`, and rounding is corrected as in `normalize.cpp`. The mean is rounded to
+float32. The mean of the deviations from it is the error of the rounding (`rest`). Both passes subtract the rest, so
+that data far from zero keep their digits.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from triton import cdiv, next_power_of_2
 
 from src.norms.kernels.arrangement import Arrangement
 
-# Values that a program holds at most. The backward pass holds two inputs and two sums for each, so half as many.
+# Values that a program holds at most. The backward pass holds two inputs and two sums for each, so its limit is half.
 FORWARD_LIMIT = 16384
 BACKWARD_LIMIT = FORWARD_LIMIT // 2
 FUSED = {
@@ -117,7 +117,7 @@ def tile_backward(
     rows, runs, size, row_stride, run_stride, value_stride, groups, eps, blocks,
     PER: tl.constexpr, ROWS: tl.constexpr, RUNS: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
-    """Weights per value: a program loops over many rows, and writes its part of the sums over rows at the end."""
+    """If weights are per value, a program loops over many rows and writes its part of the sums over rows at the end."""
     program = tl.program_id(0)
     run, value = tl.arange(0, RUNS)[None, :, None], tl.arange(0, SIZE)[None, None, :]
     count = runs * size

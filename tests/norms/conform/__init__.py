@@ -1,4 +1,4 @@
-"""The conformance suite: what a norm must do to be used in place of torch's, or beside it.
+"""The conformance suite: the checks that a norm has to pass to be used in place of torch's norms or beside them.
 
 `python -m tests.norms.conform BatchNorm` runs it on one norm of the table and prints what fails.
 """

@@ -10,11 +10,11 @@ import torch
 from src.norms import NORMS
 from tests.norms.conform import CHECKS, Subject, subjects
 
-LINES = 12  # of a failure: the rest is the compiler talking to itself
+LINES = 12  # of a failure: further lines are internal messages of the compiler
 
 
 def report(subject: Subject, only: str | None) -> int:
-    """Print what the subject fails; returns how many checks that are."""
+    """Print the checks that the subject fails; return their number."""
     checks = [check for check in CHECKS.values() if check.applies(subject) and only in (None, check.name)]
     start = time.monotonic()
     failures = {check: why for check in checks if (why := check.failure(subject)) is not None}

@@ -1,4 +1,4 @@
-"""What a layer is tried on: PyTorch's own databases of cases, and for the families a few shapes of both layouts."""
+"""Cases for a layer: from PyTorch's own databases, and for the families a few shapes of both layouts."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ NUM_FEATURES = 64  # the default number of groups of GroupNorm, twice
 
 @dataclass(frozen=True)
 class Case:
-    """A layer's arguments, an input for it, and the state it has when the input comes."""
+    """A layer's arguments, an input for it, and its state before the call."""
 
     name: str
     args: tuple[Any, ...]
@@ -27,7 +27,7 @@ class Case:
     state: Mapping[str, Tensor | None] = field(default_factory=dict)
 
     def build(self, make: Callable[..., nn.Module], dtype: torch.dtype, training: bool = True) -> nn.Module:
-        """The layer, with parameters and running statistics that are not those it starts with."""
+        """The layer, with parameters and running statistics that differ from the initial ones."""
         layer = make(*self.args, **self.kwargs, dtype=dtype)
         random = torch.Generator().manual_seed(0)
         with torch.no_grad():

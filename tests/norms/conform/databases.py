@@ -1,4 +1,4 @@
-"""PyTorch's databases of test cases, imported without what they do to the process that imports them."""
+"""PyTorch's databases of test cases, imported without their side effects on the process."""
 
 import warnings
 from typing import Any

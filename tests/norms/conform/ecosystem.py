@@ -1,4 +1,4 @@
-"""A norm among the tools that take modules: compilers, exporters, function transforms, checkpointing, averaging."""
+"""A norm with the tools that take modules: compilers, exporters, function transforms, checkpointing, averaging."""
 
 import copy
 import io
@@ -22,7 +22,7 @@ from tests.norms.conform.subjects import Subject
 
 
 def typical(subject: Subject) -> list[Case]:
-    """Of each rank, with and without running statistics, the first case of several samples that has an answer."""
+    """The first case of several samples that runs, for each rank, with and without running statistics."""
     chosen: dict[tuple[int, bool], Case] = {}
     for case in subject.cases:
         if case.training is None and len(case.input) > 1 and "no_batch_dim" not in case.name:
@@ -50,7 +50,7 @@ def some_track(subject: Subject) -> bool:
 
 
 def is_batch_norm(subject: Subject) -> bool:
-    """Whether torch's tools have to see a batch norm in it."""
+    """Whether torch's tools have to recognize it as a batch norm."""
     return subject.theirs is not None and isinstance(subject.cases[0].build(subject.theirs, torch.float64), _BatchNorm)
 
 
@@ -67,7 +67,7 @@ def layers(subject: Subject, cases: list[Case] | None = None) -> Iterator[tuple[
 
 @dataclass
 class Step:
-    """What a call and its backward pass leave behind."""
+    """The results of a call and its backward pass."""
 
     output: Tensor
     gradients: dict[str, Tensor | None]
@@ -105,7 +105,7 @@ def batches(x: Tensor) -> list[Tensor]:
 
 
 def assert_compiles(layer: nn.Module, x: Tensor) -> None:
-    """One graph for every batch size, which does what the layer does."""
+    """Assert that there is one graph for every batch size, with the results of the layer."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     eager = copy.deepcopy(layer)
@@ -190,7 +190,7 @@ def exports_to_onnx(subject: Subject) -> None:
 
 @check()
 def maps_over_inputs(subject: Subject) -> None:
-    """torch.func.vmap over a stack of batches gives what one after the other gives, in eval."""
+    """In eval, torch.func.vmap over a stack of batches gives the same outputs as one call for each batch."""
     for case in typical(subject):
         layer = case.build(subject.ours, torch.float64, training=False)
         stack = torch.stack([case.input, case.input.flip(0) * 2 + 1])
@@ -199,7 +199,7 @@ def maps_over_inputs(subject: Subject) -> None:
 
 @check(has_parameters)
 def maps_over_layers(subject: Subject) -> None:
-    """An ensemble of layers is one vmap over their stacked parameters and statistics, in eval."""
+    """In eval, one vmap over stacked parameters and statistics gives the outputs of all layers of an ensemble."""
     for case in typical(subject):
         members = [case.build(subject.ours, torch.float64, training=False) for _ in range(3)]
         with torch.no_grad():
@@ -214,7 +214,7 @@ def maps_over_layers(subject: Subject) -> None:
 
 @check(has_parameters)
 def differentiates_each_sample(subject: Subject) -> None:
-    """vmap of grad gives each sample's own gradient, in eval."""
+    """In eval, vmap of grad gives the gradient of each sample."""
     for case in tracking(subject) if is_batch_norm(subject) else typical(subject):
         layer = case.build(subject.ours, torch.float64, training=False)
         parameters, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
@@ -230,7 +230,7 @@ def differentiates_each_sample(subject: Subject) -> None:
 
 @check()
 def is_called_with_other_state(subject: Subject) -> None:
-    """torch.func.functional_call reads, and in training changes, the state it is given and not the layer's own."""
+    """torch.func.functional_call reads the given state, not the layer's own; training changes only the given state."""
     for layer, x in layers(subject):
         other = copy.deepcopy(layer)
         with torch.no_grad():
@@ -245,7 +245,7 @@ def is_called_with_other_state(subject: Subject) -> None:
 
 @check()
 def is_checkpointed(subject: Subject) -> None:
-    """Activation checkpointing gives the same gradients and updates the statistics once, where torch's does twice."""
+    """Activation checkpointing gives the same gradients and updates the statistics once (torch's layers: twice)."""
     for use_reentrant in (True, False):
         for layer, x in layers(subject):
             plain = copy.deepcopy(layer)
@@ -260,7 +260,7 @@ def is_checkpointed(subject: Subject) -> None:
 
 @check(some_track)
 def is_checkpointed_when_compiled(subject: Subject) -> None:
-    """The same, where torch.compile compiles what is checkpointed along with what is around it."""
+    """Activation checkpointing inside torch.compile gives the same gradients and updates the statistics once."""
     for case in tracking(subject)[:1]:
         layer = case.build(subject.ours, torch.float64)
         plain = copy.deepcopy(layer)
@@ -275,7 +275,7 @@ def is_checkpointed_when_compiled(subject: Subject) -> None:
 
 @check()
 def runs_hooks_of_copies(subject: Subject) -> None:
-    """Forward and backward hooks are called, with what they are due, in a deep copy as in the original."""
+    """Forward and backward hooks get the right values, in a deep copy as in the original."""
     for case in typical(subject):
         original = case.build(subject.ours, torch.float64)
         seen: list[tuple[str, nn.Module, Any]] = []
@@ -296,7 +296,7 @@ def runs_hooks_of_copies(subject: Subject) -> None:
 
 @check()
 def copies_share_nothing(subject: Subject) -> None:
-    """A deep copy gives the same outputs and gradients, and training one leaves the other as it was."""
+    """A deep copy gives the same outputs and gradients, and training the copy does not change the original."""
     for layer, x in layers(subject):
         twin, before = copy.deepcopy(layer), copy.deepcopy(layer.state_dict())
         trained = step(twin, twin, x)
@@ -309,7 +309,7 @@ def copies_share_nothing(subject: Subject) -> None:
 
 @check(is_batch_norm)
 def gives_up_statistics(subject: Subject) -> None:
-    """torch.func.replace_all_batch_norm_modules_ makes it a layer that vmap can train."""
+    """After torch.func.replace_all_batch_norm_modules_, vmap can run the layer in training."""
     for case in typical(subject):
         model = nn.Sequential(case.build(subject.ours, torch.float64))
         replace_all_batch_norm_modules_(model)
@@ -323,7 +323,7 @@ def gives_up_statistics(subject: Subject) -> None:
 
 @check(is_batch_norm)
 def is_renewed_by_update_bn(subject: Subject) -> None:
-    """torch.optim.swa_utils.update_bn leaves the statistics that it leaves in torch's layer."""
+    """torch.optim.swa_utils.update_bn gives the same statistics as in torch's layer."""
     for case in tracking(subject):
         ours, theirs = (nn.Sequential(case.build(make, torch.float64)) for make in (subject.ours, subject.reference()))
         for model in (ours, theirs):

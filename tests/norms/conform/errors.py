@@ -23,7 +23,7 @@ def error_of(call: Any) -> tuple[type[Exception], str] | None:
 
 @check(lambda subject: subject.is_drop_in and subject.name not in ("LayerNorm", "RMSNorm"))
 def one_value_in_each_mean(subject: Subject) -> None:
-    """One value in each mean raises what it raises in torch's layer, in training and eval."""
+    """One value in each mean raises the same error as in torch's layer, in training and eval."""
     arguments = (6, 6) if subject.name == "GroupNorm" else (6,)
     ranks = {"1d": 3, "2d": 4, "3d": 5}.get(subject.name[-2:], 4)
     x = torch.ones(1, 6, *[1] * (ranks - 2), dtype=torch.float64)
@@ -53,7 +53,7 @@ def empty_batch(subject: Subject) -> None:
 
 @check(has_reference)
 def errors(subject: Subject) -> None:
-    """A wrong number of channels, wrong rank or wrong type raises what torch raises."""
+    """A wrong number of channels, rank or type raises an error where torch's does; drop-ins raise the same error."""
     case = plain(subject)
     x = case.input.float()
     wrong = {
@@ -72,7 +72,7 @@ def errors(subject: Subject) -> None:
                 found, expected = error_of(lambda: ours(value)), error_of(lambda: theirs(value))  # noqa: B023
             if subject.is_drop_in:
                 assert found == expected, f"{name}: {found} where torch has {expected}"
-            else:  # the families' layers have words of their own
+            else:  # the families' layers have messages of their own
                 assert (found is None) == (expected is None), f"{name}: {found} where torch has {expected}"
 
 

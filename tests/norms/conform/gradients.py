@@ -32,7 +32,7 @@ def saved_ratio(layer: nn.Module, x: Tensor) -> float:
 
 @check(has_reference)
 def saved_bytes(subject: Subject) -> None:
-    """What is kept for the backward pass is what torch's keeps, within 0.05 of the input's bytes."""
+    """It keeps at most 0.05 of the input's bytes more for the backward pass than torch's layer."""
     sizes = {"1d": (16, 64, 64), "2d": (16, 64, 8, 8), "3d": (8, 64, 4, 4, 4)}
     if subject.is_drop_in:
         shape = sizes.get(subject.name[-2:], (16, 64, 256) if "Group" not in subject.name else (16, 64, 8, 8))
@@ -54,7 +54,7 @@ def saved_bytes(subject: Subject) -> None:
 
 @check()
 def keeps_its_input(subject: Subject) -> None:
-    """The input is not written to; the output does not change with it afterwards."""
+    """The layer does not write to its input; a later change of the input does not change the output."""
     for training in (True, False):
         case = plain(subject)
         x = case.input.clone()
@@ -68,7 +68,7 @@ def keeps_its_input(subject: Subject) -> None:
 
 @check(lambda subject: not subject.name.startswith("Identity"))
 def output_is_no_view(subject: Subject) -> None:
-    """What is done to the output in place is allowed wherever it is allowed after torch's layer."""
+    """In-place operations on the output are allowed wherever they are allowed after torch's layer."""
     case = plain(subject)
     layer = case.build(subject.ours, torch.float64)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def output_is_no_view(subject: Subject) -> None:
 
 @check(has_reference)
 def without_bias(subject: Subject) -> None:
-    """`bias=False` leaves a weight alone; a norm without weight and bias works, too."""
+    """`bias=False` leaves only a weight; a norm without weight and bias works, too."""
     case = plain(subject)
     for names in (("bias",), ("weight", "bias")):
         ours, theirs = pair(subject, case)
@@ -93,7 +93,7 @@ def without_bias(subject: Subject) -> None:
 
 @check()
 def batched_gradients(subject: Subject) -> None:
-    """Many gradients at once (`is_grads_batched`) are those that one after the other gives, in any memory format."""
+    """Batched gradients (`is_grads_batched`) equal the gradients computed one by one, in any memory format."""
     case = plain(subject)
     inputs = [case.input]
     if case.input.ndim == 4:

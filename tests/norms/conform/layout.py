@@ -1,4 +1,4 @@
-"""How tensors lie in memory: what comes in in another order comes out right, and in the order that torch gives."""
+"""Memory formats: an input in any format gives the right numbers, in the memory format that torch gives."""
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def keeps_channels_last(subject: Subject) -> bool:
 
 @check()
 def non_contiguous(subject: Subject) -> None:
-    """An input that is transposed, sliced or channels last gives the numbers of the contiguous one."""
+    """An input that is transposed, sliced or channels last gives the same numbers as a contiguous input."""
     for case, training, where in each(subject):
         if case.input.ndim < 2 or not case.input.numel():
             continue

@@ -124,7 +124,7 @@ def precision_in_float16(subject: Subject) -> None:
 
 @check(has_reference)
 def mixed_precision(subject: Subject) -> None:
-    """A half-precision input with float32 parameters is as exact as with torch's, and the types are torch's."""
+    """A half-precision input with float32 parameters is as accurate as torch's layer, with the same types."""
     for case, training, _ in each(subject):
         for dtype in HALVES:
             assert_precise(subject, case, training, dtype, torch.float32)
@@ -197,7 +197,7 @@ def buffers(subject: Subject) -> None:
 
 @check()
 def training_steps(subject: Subject) -> None:
-    """After ten steps of SGD with momentum the weights are those that torch's layer learns; all of them move."""
+    """After ten steps of SGD with momentum the weights equal those of torch's layer; all of them have moved."""
     case = subject.cases[0]
     layers = [case.build(make, torch.float64) for make in (subject.ours, subject.reference())]
     before = {name: p.detach().clone() for name, p in layers[0].named_parameters()}

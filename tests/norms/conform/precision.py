@@ -31,7 +31,7 @@ def half_statistics_in_float32(subject: Subject) -> None:
 
 @check(lambda subject: has_reference(subject) and "RMSNorm" not in subject.name)
 def offset_data(subject: Subject) -> None:
-    """Mean 1e4 and spread 1 in float32: no further off than torch's, but for a few units of the mean's digits."""
+    """Mean 1e4 and spread 1 in float32: the error is at most torch's, or 1e-5 of the largest value."""
     case = plain(subject)
     offset = (case.input + 1e4).float()
     exact = case.build(subject.reference(), torch.float64)
@@ -75,7 +75,7 @@ def autocast(subject: Subject) -> None:
 
 @check(lambda subject: subject.name == "RMSNorm")
 def machine_epsilon(subject: Subject) -> None:
-    """`eps=None` is the machine epsilon of the type computed in: float32's for the half types."""
+    """`eps=None` is the machine epsilon of the type in which it computes: float32's for the half types."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         x = torch.full((1, 10), 3e-4, dtype=dtype)
         ours, theirs = (make(10, eps=None, dtype=dtype)(x) for make in (subject.ours, subject.reference()))

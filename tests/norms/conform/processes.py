@@ -1,4 +1,4 @@
-"""What a norm does about the samples of other processes; here they are threads, each with a rank of its own."""
+"""A norm and the samples of other processes; here the processes are threads, each with a rank of its own."""
 
 import torch
 import torch.distributed as dist
@@ -38,7 +38,7 @@ def outputs(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 @check()
 def many_processes(subject: Subject) -> None:
-    """Two processes that share an uneven batch: outputs, gradients and running statistics of one; or a refusal."""
+    """Two processes with unequal shares of a batch get the outputs, input gradients and statistics of one process."""
     if synchronization(subject) == "refused":
         return
     batched = [case for case in subject.cases if case.input.ndim == max(c.input.ndim for c in subject.cases)]

@@ -24,7 +24,7 @@ def biased_normalizes_unbiased_is_tracked(subject: Subject) -> None:
 
 @check(is_drop_in_batch_norm)
 def cumulative_momentum(subject: Subject) -> None:
-    """`momentum=None` makes the running statistics the plain average of all batches; 0.0 leaves them alone."""
+    """`momentum=None` makes the running statistics the plain average of all batches; 0.0 does not change them."""
     case = plain(subject, momentum=None)
     ours, theirs = pair(subject, case)
     for step in range(5):
@@ -42,7 +42,7 @@ def cumulative_momentum(subject: Subject) -> None:
 
 @check(tracks)
 def tracking_toggled_off(subject: Subject) -> None:
-    """`track_running_stats=False` set after construction does what it does to torch's layer."""
+    """`track_running_stats=False` set after construction has the same effect as on torch's layer."""
     for training in (True, False):
         case = plain(subject, **({"track_running_stats": True} if subject.is_drop_in else {}))
         ours, theirs = pair(subject, case)
@@ -66,7 +66,7 @@ def toggled_off_leaves_buffers(subject: Subject) -> None:
 
 @check(is_drop_in_batch_norm)
 def no_buffers_means_batch_statistics(subject: Subject) -> None:
-    """Without running statistics, eval normalizes by the batch's."""
+    """Without running statistics, eval normalizes by the statistics of the batch."""
     case = plain(subject, track_running_stats=False)
     layer = case.build(subject.ours, torch.float64, training=False)
     y = layer(case.input)
@@ -76,7 +76,7 @@ def no_buffers_means_batch_statistics(subject: Subject) -> None:
 
 @check(tracks)
 def buffers_in_place(subject: Subject) -> None:
-    """Buffers are updated in place: who holds one, as an EMA or a captured graph does, sees it move."""
+    """Buffers are updated in place: an EMA or a captured graph that holds a buffer gets its new values."""
     case = plain(subject, **({"track_running_stats": True} if subject.is_drop_in else {}))
     layer = case.build(subject.ours, torch.float64)
     held = dict(layer.named_buffers())
@@ -112,7 +112,7 @@ def counts_without_gradients(subject: Subject) -> None:
 
 @check(is_batch_norm)
 def eval_then_training(subject: Subject) -> None:
-    """One loss over a pass in eval and a later one in training: the first is differentiated by what it has used."""
+    """The gradient of a pass in eval uses the statistics of that pass, even if a later training pass moves them."""
     case = plain(subject)
     layer, alone = (case.build(subject.ours, torch.float64, training=False) for _ in range(2))
     x = case.input.clone().requires_grad_()

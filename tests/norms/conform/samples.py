@@ -1,4 +1,4 @@
-"""What an output depends on: its own sample, and no padding."""
+"""An output depends only on its own sample, and on no padding."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def eval_sees_one_sample(subject: Subject) -> None:
 
 @check(lambda subject: subject.channel_dim == -1 and not subject.is_drop_in)
 def padding(subject: Subject) -> None:
-    """What stands at padded positions, and how many there are, changes no output, gradient or statistic."""
+    """The values and the number of padded positions change no output, gradient or statistic."""
     case = subject.cases[0]
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
     found = []

@@ -1,4 +1,4 @@
-"""Files, copies and construction: what holds a layer's state passes to torch's layer and back."""
+"""Files, copies and construction: a layer's state passes to torch's layer and back."""
 
 import copy
 import inspect
@@ -90,7 +90,7 @@ def copies(subject: Subject) -> None:
 
 @check(is_drop_in)
 def same_signature(subject: Subject) -> None:
-    """The constructor's and forward's parameters, the repr and the attributes are torch's; it is one of torch's."""
+    """The constructor's and forward's parameters, repr and attributes are torch's; the class inherits from torch's."""
     assert subject.theirs is not None
     assert isinstance(subject.ours, type)
     assert isinstance(subject.theirs, type)
@@ -109,7 +109,7 @@ def same_signature(subject: Subject) -> None:
 
 @check(has_reference)
 def initial_state(subject: Subject) -> None:
-    """A fresh layer has torch's initial values, and takes the same random numbers (none)."""
+    """A fresh layer has torch's initial values, and draws the same random numbers (none)."""
     for case in subject.cases:
         torch.manual_seed(0)
         ours = subject.ours(*case.args, **case.kwargs)

@@ -1,4 +1,4 @@
-"""What is put through the suite: each drop-in class, and each family in each layout."""
+"""The layers under test: each drop-in class, and each family in each layout."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ DROP_INS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A kind of layer under test and, where torch has one, the layer that it must not be told from."""
+    """A kind of layer under test and, where torch has one, the torch layer that it has to match."""
 
     name: str
     ours: Callable[..., nn.Module]
@@ -46,7 +46,7 @@ class Subject:
         return any(getattr(layer, "running_mean", None) is not None for layer in layers)
 
     def reference(self) -> Callable[..., nn.Module]:
-        """Torch's layer, or where it has none, ours."""
+        """Torch's layer, or ours if torch has none."""
         return self.theirs or self.ours
 
 
@@ -75,7 +75,7 @@ def in_layout(name: str, channel_dim: int, norms: ModuleType = src.norms) -> Sub
 
 
 def subjects(names: Iterable[str], norms: ModuleType = src.norms) -> list[Subject]:
-    """All that belongs to these families of the table: the drop-in classes of that kind, and both layouts."""
+    """The subjects of these families: the drop-in classes of that kind, and both layouts."""
     return [
         subject
         for name in names
@@ -87,7 +87,7 @@ def subjects(names: Iterable[str], norms: ModuleType = src.norms) -> list[Subjec
 
 
 def plain(subject: Subject, **options: Any) -> Case:
-    """The layer as it comes, with more arguments, and an input with several values in each mean."""
+    """The layer with these options and otherwise defaults, and an input with several values in each mean."""
     if not subject.is_drop_in:
         return subject.cases[0]
     shapes = {"1d": (4, 6, 5), "2d": (4, 6, 5, 3), "3d": (2, 6, 3, 4, 2)}
