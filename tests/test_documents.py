@@ -8,13 +8,16 @@ import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from torch import nn
 
-from src.norms import NORMS
+from src.norms import NORMS, families, swap_norms
 from tests.helpers.compare_command import compare_here
 from tests.helpers.standin_data import use_standins
 from tests.helpers.train_command import PLAIN, REPOSITORY, run_here
@@ -117,15 +120,29 @@ def test_tensorboard(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "test/accuracy" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(
-    "block", [b for path in DOCUMENTS for b in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.M)]
-)
-def test_python(block: str) -> None:
+def python_of(document: str) -> str:
+    (block,) = re.findall(r"^```python\n(.*?)^```", (REPOSITORY / document).read_text(), re.DOTALL | re.M)
+    return str(block)
+
+
+def test_the_program_of_norms() -> None:
     from torchvision.models import resnet18
 
     names = {"model": resnet18()}
-    exec(block, names)
+    exec(python_of("docs/norms.md"), names)
     assert names["replaced"]
+
+
+@pytest.mark.parametrize("channel_dim", [1, -1])
+def test_the_norm_that_is_shown_as_an_example(channel_dim: int) -> None:
+    names: dict[str, Any] = {}
+    exec(python_of("CONTRIBUTING.md"), names)
+    ours, theirs = (family(8, channel_dim) for family in (names["MyNormFamily"](eps=0.1), families.LayerNorm(eps=0.1)))
+    x = torch.randn(4, 8, 8)
+    torch.testing.assert_close(ours(x), theirs(x))
+    model = nn.Sequential(nn.LayerNorm(8, bias=False))
+    swap_norms(model, names["MyNormFamily"]())
+    assert (type(model[0]).__name__, model[0].bias) == ("MyNorm", None)
 
 
 @pytest.mark.parametrize("command", commands("make "))

@@ -61,7 +61,7 @@ class FiniteLoss(Callback):
     def _find(self, trainer: Trainer, pl_module: LightningModule) -> str:
         sharded = isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
         if sharded or (trainer.world_size > 1 and any(type(m) is nn.SyncBatchNorm for m in pl_module.modules())):
-            return "The layer is not looked for: a forward pass would need all processes"
+            return "The layer was not searched for: a second forward pass would need all processes"
         inputs, _ = self._batch
         devices = [pl_module.device] if pl_module.device.type == "cuda" else []
         with torch.random.fork_rng(devices), uncompiled(pl_module), trainer.precision_plugin.forward_context():
@@ -94,7 +94,8 @@ def first_not_finite(model: nn.Module, inputs: Any) -> str:
             handle.remove()
     if not seen or torch.stack([finite for _, _, finite, _ in seen]).all():
         return (
-            "In a second forward pass each layer's output is finite, so it appeared after the last layer, or by chance"
+            "In a second forward pass each layer's output is finite, so the value appeared after the last layer, or it "
+            "is random"
         )
     name, layer, _, most = next(entry for entry in seen if not entry[2])
     not_finite = [key for key, parameter in layer.named_parameters() if not parameter.isfinite().all()]

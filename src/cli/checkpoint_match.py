@@ -89,7 +89,7 @@ def weight_differences(model: Classifier, saved: SavedModel) -> list[str]:
     here = versions()
     other = [f"{name} {its} (here {here.get(name)})" for name, its in saved.versions.items() if here.get(name) != its]
     if lines and other:
-        lines.append(f"it was made with {', '.join(other)}: take these versions, or train anew")
+        lines.append(f"it was made with {', '.join(other)}: install these versions, or train again")
     return lines
 
 

@@ -11,7 +11,7 @@ class TabularData(ArrayData):
 
     Args:
         class_names: the classes in the order of their labels.
-        num_features: the number D of columns.
+        num_columns: the number D of columns.
         val_fraction: share of the training samples (of all, if the data have no splits) that is held out for
             validation, if there is no validation split.
         test_fraction: share of the training samples (of all, if the data have no splits) that is held out for the test,
@@ -23,14 +23,14 @@ class TabularData(ArrayData):
     def __init__(
         self,
         class_names: Sequence[str],
-        num_features: int,
+        num_columns: int,
         val_fraction: float = 0.2,
         test_fraction: float = 0.2,
         **options: Any,
     ):
         super().__init__(
             class_names=class_names,
-            shape=(num_features,),
+            shape=(num_columns,),
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             **options,

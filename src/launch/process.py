@@ -97,14 +97,14 @@ def _fail(error: Exception) -> NoReturn:
         sys.excepthook(type(error), error, error.__traceback__)
         if timed_out:
             print_error(
-                f"process {get_rank()} waited for another one at the place above, and it did not come: it hangs, or it "
-                "needs more time (--timeout, in seconds)"
+                f"process {get_rank()} waited for another process at the place above, which hangs or needs more time "
+                "(--timeout, in seconds)"
             )
             if os.environ.get(STARTED_BY) == str(os.getppid()):
                 # The launcher has printed nothing, so the launcher hangs. It may not notice that this process ends.
                 os.kill(os.getppid(), _SIGKILL)
         elif lost_connection:
-            print_error(f"process {get_rank()} lost another process, whose error is the first one if there is one")
+            print_error(f"process {get_rank()} lost its connection to another process, whose error came first")
         exit_now(1)
 
 

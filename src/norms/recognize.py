@@ -52,9 +52,7 @@ def examine(name: str, layer: nn.Module) -> Found:
         ValueError: the layer cannot be swapped; the message gives its `name`.
     """
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-        raise ValueError(
-            f"layer '{name}' is a {type(layer).__name__}, which cannot be swapped before it has seen an input"
-        )
+        raise ValueError(f"layer '{name}' is a {type(layer).__name__}, which cannot be swapped before its first input")
     family = family_of(layer)
     return _examine_library_norm(name, layer) if family is None else _examine_known(name, layer, family)
 
@@ -80,7 +78,7 @@ def _examine_known(name: str, layer: nn.Module, family: NormFamily) -> Found:
         class_name = known_class.__name__
     else:
         raise ValueError(
-            f"layer '{name}' ({type(layer).__name__}) is a {family.kind} that computes something of its own, which a "
+            f"layer '{name}' ({type(layer).__name__}) is a {family.kind} that has a formula of its own, which a "
             "swap would lose; replace it by a plain norm first"
         )
     shape: tuple[int, ...] = getattr(layer, "normalized_shape", ())

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_another_version(
             "  weights that the model does not have: backbone.norm1.weight\n"
             "  weights that the checkpoint does not have: backbone.bn1.weight\n"
             "  weights of other shapes: backbone.fc.bias\n"
-            f"  it was made with lightning-norms 9.0 (here {here}): take these versions, or train anew"
+            f"  it was made with lightning-norms 9.0 (here {here}): install these versions, or train again"
         )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from src.cli.sync_batchnorm import SyncNorms, check_sync
 from src.models import ImageClassifier
 from src.norms import NORMS, SyncBatchNorm, synchronize
-from src.norms.torch_builtin import InstanceNorm2d, TokenBatchNorm
+from src.norms.torch_builtin import TokenBatchNorm
 from tests.helpers.errors import error_is
 from tests.helpers.train_command import PLAIN, last_weights, run_here, run_process
 
@@ -95,7 +95,7 @@ def test_what_is_refused() -> None:
         f"norms on GPUs alone. {own_way}",
     ):
         check_sync(on_cpus, classifier("TorchBatchNorm"))
-    for layer in (TokenBatchNorm(4), InstanceNorm2d(4, track_running_stats=True)):
+    for layer in (TokenBatchNorm(4), nn.InstanceNorm2d(4, track_running_stats=True)):
         model = classifier("BatchNorm")
         model.backbone.layer1 = layer
         with error_is(

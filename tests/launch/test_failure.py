@@ -158,10 +158,8 @@ def test_a_process_that_is_ended_for_another_is_silent(tmp_path: Path) -> None:
 def test_a_process_that_hangs_ends_the_run(launcher: str, rank: int, how: str, tmp_path: Path) -> None:
     code, shown = end(tmp_path, launcher, *failing(rank, how), "--timeout=40")
     assert code not in (0, None)
-    waited = (
-        f"error: process {1 - rank} waited for another one at the place above, and it did not come: it hangs, or it "
-    )
-    assert waited + "needs more time (--timeout, in seconds)\n" in shown
+    waited = f"error: process {1 - rank} waited for another process at the place above, which hangs or needs more time "
+    assert waited + "(--timeout, in seconds)\n" in shown
     assert "Timed out waiting 40000ms" in shown[: shown.index(waited)]
     assert "fit_loop.py" in shown[: shown.index(waited)]  # and not at the start
 

@@ -174,7 +174,7 @@ def test_what_cannot_be_swapped_says_so() -> None:
         "NORMS[name](num_features, channel_dim)",
     ):
         swap_norms(nn.BatchNorm2d(3), NORMS["LayerNorm"])
-    with error_is(ValueError, "layer '0' is a LazyBatchNorm2d, which cannot be swapped before it has seen an input"):
+    with error_is(ValueError, "layer '0' is a LazyBatchNorm2d, which cannot be swapped before its first input"):
         swap_norms(nn.Sequential(nn.LazyBatchNorm2d()), NORMS["BatchNorm"])
 
 
@@ -247,7 +247,7 @@ def test_subclasses_of_torchs_norms() -> None:
     assert (model[0].weight == 3.0).all()
     with error_is(
         ValueError,
-        "layer '0' (WithActivation) is a BatchNorm that computes something of its own, which a swap would lose; "
+        "layer '0' (WithActivation) is a BatchNorm that has a formula of its own, which a swap would lose; "
         "replace it by a plain norm first",
     ):
         swap_norms(nn.Sequential(WithActivation(8)), NORMS["BatchNorm"])

@@ -14,7 +14,7 @@ class BreastCancer(TabularData):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(class_names=["malignant", "benign"], num_features=30, **options)
+        super().__init__(class_names=["malignant", "benign"], num_columns=30, **options)
 
     def load(self) -> dict[str, ArrayDataset]:
         """All tumours, to be split."""

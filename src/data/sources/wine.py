@@ -14,7 +14,7 @@ class Wine(TabularData):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(class_names=["class_0", "class_1", "class_2"], num_features=13, **options)
+        super().__init__(class_names=["class_0", "class_1", "class_2"], num_columns=13, **options)
 
     def load(self) -> dict[str, ArrayDataset]:
         """All wines, to be split."""

@@ -1,4 +1,4 @@
-"""The mathematics of every norm: statistics over some axes, the normalization by them, and its derivative.
+"""The mathematics of the norms: statistics over some axes, the normalization by them, and its derivative.
 
     y = (x - mean) / sqrt(var + eps) * weight + bias
 
@@ -12,5 +12,5 @@ A norm chooses the axes over which the mean and the variance are taken:
 | LayerNorm    | C                       | D                               |
 | RMSNorm      | C, about zero           | D, about zero                   |
 
-Layers do not call this package. They call `src.norms.normalize`, which runs a kernel if one fits.
+Layers take their `Axes` from here. They normalize by `src.norms.normalize`, which runs a kernel if one fits.
 """
