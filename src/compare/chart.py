@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from src.compare.comparison import Row
+from src.compare.estimates import estimate
 from src.compare.figure_spec import ACCURACY
-from src.compare.statistics import estimate
 
 # Okabe and Ito's palette without yellow, which is faint on white. More arms than colors get other line styles.
 COLORS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"]

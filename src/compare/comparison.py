@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.compare.curves import Measures, measure, read_scalars
+from src.compare.estimates import Estimate, estimate, paired_difference
 from src.compare.figure_spec import ACCURACY
 from src.compare.grid import Arm, Axis, label_of
 from src.compare.run import Job, State, run_folder
-from src.compare.statistics import Estimate, estimate, paired_difference
 
 
 @dataclass(frozen=True)

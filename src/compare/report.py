@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.compare.comparison import Baseline, Row
+from src.compare.estimates import Estimate, estimate
 from src.compare.figure_spec import ACCURACY
-from src.compare.statistics import Estimate, estimate
 
 MIB = 2**20
 NO_VALUE = "–"  # noqa: RUF001 (the sign in a table)

@@ -5,7 +5,7 @@ import warnings
 import pytest
 from scipy import stats
 
-from src.compare.statistics import estimate, paired_difference
+from src.compare.estimates import estimate, paired_difference
 
 
 def test_an_estimate_by_hand() -> None:
