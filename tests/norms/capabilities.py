@@ -1,4 +1,4 @@
-"""The table of what each norm can do, from the checks: `python -m tests.norms.capabilities` writes it."""
+"""`python -m tests.norms.capabilities` writes the table of each norm's capabilities, from the results of the checks."""
 
 import warnings
 from collections.abc import Callable
@@ -47,7 +47,7 @@ the two. The drop-in classes come first, then each family in its two layouts.
 
 
 def passes(subject: Subject, name: str) -> bool | None:
-    """Whether the subject passes a check; None where it does not apply."""
+    """Whether the subject passes a check; None if the check does not apply to the subject."""
     check = CHECKS[name]
     return check.failure(subject) is None if check.applies(subject) else None
 

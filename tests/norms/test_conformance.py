@@ -1,4 +1,4 @@
-"""Every norm of the table goes through the whole conformance suite."""
+"""Each of our norms passes each check of the conformance suite that applies to it."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_conforms(subject: Subject, check: Check) -> None:
 
 @pytest.mark.parametrize("subject", ALL, ids=lambda subject: subject.name)
 def test_the_formula_conforms(subject: Subject) -> None:
-    """What kernels compute, in float32 and bfloat16, the formula computes as well where there are none."""
+    """With kernels turned off, the formula passes the checks in float32 and bfloat16 that normally run kernels."""
     with use_kernels(False):
         for name in OF_KERNELS:
             if CHECKS[name].applies(subject):

@@ -1,4 +1,4 @@
-"""Whole models of ours, where torch's norms have been before: trainers, sharding, initialization, tracing."""
+"""Whole models behave the same with our norms as with torch's: in trainers, sharding, initialization and tracing."""
 
 import copy
 import shutil
@@ -42,7 +42,7 @@ DROP_INS = (
 
 
 class Net(LightningModule):
-    """Every kind of norm once, from `torch.nn` or from `src.norms`."""
+    """A model that has each kind of norm once, from `torch.nn` or from `src.norms`."""
 
     def __init__(self, norms: ModuleType) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Net(LightningModule):
             norms.RMSNorm(16),
         )
         self.head = nn.Linear(16, 2)
-        for parameter in self.parameters():  # norms' weights that are alike are one to Lightning's finetuning
+        for parameter in self.parameters():  # Lightning's finetuning takes weights of equal value for one parameter
             nn.init.normal_(parameter, 0.5, 0.3)
         self.double()
 
@@ -101,7 +101,7 @@ def fitted(norms: ModuleType, callback: Callback, folder: Path) -> Net:
 
 
 def assert_same_state(ours: nn.Module, theirs: nn.Module) -> None:
-    """Names, values and which are trained."""
+    """Assert that both models have the same names and values, and that the same parameters are trained."""
     assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
     assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in theirs.parameters()]
 
@@ -112,7 +112,7 @@ def assert_same_state(ours: nn.Module, theirs: nn.Module) -> None:
         WeightAveraging,
         lambda: WeightAveraging(use_buffers=False),
         lambda: EMAWeightAveraging(decay=0.5),
-        # Its last epoch runs without training, to take the batch norms' statistics anew.
+        # Its last epoch does not train: it only computes the batch norms' statistics again.
         lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1, annealing_epochs=1),
     ],
     ids=["average", "average of weights alone", "exponential", "stochastic"],
@@ -123,7 +123,7 @@ def test_weight_averaging(callback: Callable[[], Callback], tmp_path: Path) -> N
 
 
 class Freeze(BaseFinetuning):
-    """The backbone is frozen for two epochs."""
+    """Freezes the backbone for two epochs."""
 
     def __init__(self, train_bn: bool) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Freeze(BaseFinetuning):
             self.unfreeze_and_add_param_group(model.backbone, optimizer, lr=0.05, train_bn=self.train_bn)
 
 
-# The optimizer has the batch norms that were not frozen, and is given them again with the rest.
+# The optimizer already has the batch norms that were not frozen. Unfreezing adds them again, with the other layers.
 @pytest.mark.filterwarnings("ignore:The provided params to be frozen already exist within another group:UserWarning")
 @pytest.mark.parametrize("train_bn", [True, False])
 def test_finetuning(train_bn: bool, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def shard_whole(model: Net) -> tuple[nn.Module, Callable[[], dict[str, Tensor]]]
 
 
 def shard_mixed(model: Net) -> tuple[nn.Module, Callable[[], dict[str, Tensor]]]:
-    """FSDP1 keeps what it sees to be a batch norm in full precision."""
+    """FSDP1 keeps each layer that it recognizes as a batch norm in full precision."""
     wrapped = FullyShardedDataParallel(
         model.float(),
         use_orig_params=True,
@@ -190,7 +190,7 @@ SHARDINGS = {"FSDP1": shard_whole, "FSDP1 in mixed precision": shard_mixed, "FSD
 
 
 def train_sharded(rank: int, file: str) -> None:
-    """One rank's two steps of each sharding, with ours and with torch's."""
+    """Assert that two steps of each sharding give one rank the same state with our norms as with torch's."""
     torch.set_num_threads(1)
     store = dist.FileStore(file, 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -206,7 +206,7 @@ def train_sharded(rank: int, file: str) -> None:
                     optimizer.step()
                     optimizer.zero_grad()
                 states.append(state())
-            tolerance = 1e-7 if dtype == torch.float64 else 0.1  # two steps in bfloat16, where precision is mixed
+            tolerance = 1e-7 if dtype == torch.float64 else 0.1  # mixed precision: two steps in bfloat16
             assert_close(*states, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}")
             assert states[0]["backbone.1.num_batches_tracked"] == 2
     finally:
@@ -214,7 +214,7 @@ def train_sharded(rank: int, file: str) -> None:
 
 
 def test_sharding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks under FSDP1, FSDP1 in mixed precision and FSDP2: the same weights and statistics as with torch's."""
+    """On two ranks, FSDP1, FSDP1 in mixed precision and FSDP2 give the weights and statistics of torch's norms."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     mp.spawn(train_sharded, (str(tmp_path / "store"),), nprocs=2)
@@ -225,7 +225,7 @@ def drop_in(norms: ModuleType, name: str) -> nn.Module:
 
 
 def displaced(layer: nn.Module) -> nn.Module:
-    """With a state that no norm starts with, so that it shows whether it is initialized."""
+    """The layer with a state that no norm starts with, so that a missing initialization is visible."""
     for tensor in (*layer.parameters(), *layer.buffers()):
         tensor.data.fill_(7)
     return layer
@@ -281,7 +281,10 @@ def test_transformers_initialization_after_a_swap(name: str) -> None:
 
 
 def test_transformers_weight_decay() -> None:
-    """It spares what is an `nn.LayerNorm`, and by name whatever has a norm in it."""
+    """transformers' Trainer decays the same parameters with our norms as with torch's.
+
+    The Trainer exempts each `nn.LayerNorm`, and each parameter whose name contains a norm.
+    """
     decayed = []
     for norms in (src.norms, nn):
         layers = {str(number): drop_in(norms, name) for number, name in enumerate(DROP_INS)}
@@ -304,7 +307,7 @@ def test_transformers_weight_decay_after_a_swap(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*WITH_TORCHS, "DynamicTanh"])
 def test_torchvisions_feature_extractor(name: str) -> None:
-    """torch.fx records a norm of ours as one call, as it does torch's own."""
+    """torch.fx records each of our norms as one call, as it records torch's norms."""
     torch.manual_seed(0)
     model = resnet18(num_classes=3).eval()
     swap_norms(model, NORMS[name])
@@ -317,8 +320,8 @@ def test_torchvisions_feature_extractor(name: str) -> None:
 
 
 @pytest.mark.filterwarnings(
-    "ignore:.torch.jit.trace",  # still in use, though torch.export is its successor
-    # A trace keeps the answers to the checks of its example's shape, of torch's norms as of ours.
+    "ignore:.torch.jit.trace",  # torch.jit.trace is still in use, though torch.export is its successor
+    # A trace records the results of its example's shape checks as constants, with torch's norms as with ours.
     "ignore:Converting a tensor to a Python:torch.jit.TracerWarning",
 )
 @pytest.mark.parametrize("training", [True, False])
@@ -333,7 +336,7 @@ def test_jit_trace(training: bool) -> None:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inductor's code for several norms in one graph does what they do, for more than one batch size."""
+    """Inductor's code for several norms in one graph gives the results of the norms, for more than one batch size."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     layers = (src.norms.BatchNorm2d(4), src.norms.GroupNorm(2, 4), nn.Flatten(), src.norms.LayerNorm(36))

@@ -1,4 +1,4 @@
-"""Which kernel is taken, that it computes the formula, and that nothing breaks where there is none."""
+"""The right kernel runs and agrees with the formula; without a kernel, the norms still work."""
 
 import copy
 import os
@@ -45,7 +45,7 @@ CL = torch.channels_last
 def test_a_kernel_computes_the_formula(
     layer: nn.Module, x: Tensor, kernel: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the work is cut in parts for several threads."""
+    """The expected kernel runs and agrees with the formula, on one thread and on three threads."""
     called: list[str] = []
     library = build.load()
     assert library is not None, "the machine that tests has a compiler"
@@ -80,6 +80,7 @@ def test_a_kernel_computes_the_formula(
 
 
 def test_what_no_kernel_reads_in_order_is_left_to_the_formula() -> None:
+    """`arrange` returns None for an input that no kernel can read; the formula then computes the norm."""
     x = torch.empty(4, 6, 5, 3)
     assert arrange(x.shape, x.stride(), (1,), (6, 1, 1)) is None
     assert arrange(x.shape, x[..., ::2].stride(), (0, 2, 3), (6, 1, 1)) is None
@@ -143,6 +144,7 @@ def test_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_records_operations_sees_them() -> None:
+    """`make_fx` records a graph that gives the output of the layer."""
     layer = norms.BatchNorm2d(4)
     graph = make_fx(layer.eval())(torch.randn(2, 4, 3, 3))
     x = torch.randn(2, 4, 3, 3)

@@ -1,4 +1,4 @@
-"""The conformance suite kills wrong norms: each mutant is our own source with one thing made wrong."""
+"""The conformance suite kills mutants. Each mutant is a copy of our source with one mistake."""
 
 import importlib
 import itertools
@@ -21,7 +21,7 @@ COPIES = itertools.count()
 
 @dataclass(frozen=True)
 class Mutant:
-    """What is wrong, where it is put into the source, and the check that has to find it in which layer."""
+    """A mistake, the edit that puts it into the source, and the check that has to find it in `layer`."""
 
     wrong: str
     file: str
@@ -32,9 +32,9 @@ class Mutant:
 
 
 MUTANTS = [
-    # What processes share.
+    # Statistics of several processes.
     Mutant(
-        "every process counts the same",
+        "each process counts equally, whatever its number of values",
         "processes.py",
         "(means * (counts / total)).sum(0)",
         "means.mean(0)",
@@ -50,7 +50,7 @@ MUTANTS = [
         "many_processes",
     ),
     Mutant(
-        "gradients through the statistics of this process alone",
+        "gradients go only through the statistics of this process",
         "derivative.py",
         "if axes.process_group is not None:\n        sum_g,",
         "if False:\n        sum_g,",
@@ -58,14 +58,14 @@ MUTANTS = [
         "many_processes",
     ),
     Mutant(
-        "a mean of means, however many samples each process has",
+        "both processes are assumed to have the same number of samples",
         "instance_norm.py",
         "(total[:2] / total[2]).unbind()",
         "(total[:2] / (2 * values.shape[1])).unbind()",
         "InstanceNorm2d",
         "many_processes",
     ),
-    # What is computed.
+    # The formula.
     Mutant(
         "the unbiased variance normalizes",
         "statistics.py",
@@ -108,7 +108,7 @@ MUTANTS = [
         "half_statistics_in_float32",
     ),
     Mutant(
-        "the output is float32 whatever came in",
+        "the output is float32 for every type of input",
         "normalization.py",
         "rest, out).to(x.dtype)",
         "rest, out)",
@@ -124,7 +124,7 @@ MUTANTS = [
         "outputs",
     ),
     Mutant(
-        "what the mean's rounding took stays in the deviations",
+        "the rounding error of the mean stays in the deviations",
         "statistics.py",
         "rest = mean_over(deviation, dims, mask)",
         "rest = 0 * mean",
@@ -132,7 +132,7 @@ MUTANTS = [
         "offset_data",
     ),
     Mutant(
-        "the backward pass forgets what the mean's rounding took",
+        "the backward pass ignores the rounding error of the mean",
         "derivative.py",
         "sum_dy_z.sub_(rest * sum_dy)",
         "rest = None",
@@ -140,7 +140,7 @@ MUTANTS = [
         "offset_data",
     ),
     Mutant(
-        "the backward pass of a weight that varies forgets what the mean's rounding took",
+        "the backward pass ignores the rounding error of the mean, where the weight varies",
         "derivative.py",
         "deviation, rest = deviation.sub_(rest), None",
         "rest = None",
@@ -167,7 +167,7 @@ MUTANTS = [
         "outputs",
     ),
     Mutant(
-        "channels are dealt to the groups like cards",
+        "channel i belongs to group i modulo the number of groups",
         "group_norm.py",
         "dims=tuple(range(dim + 1, input.ndim + 1)),\n"
         "            shape=(*before, self.num_groups, input.shape[dim] // self.num_groups, *after),\n"
@@ -179,7 +179,7 @@ MUTANTS = [
         "outputs",
     ),
     Mutant(
-        "eps=None is the input's machine epsilon, not that of the type computed in",
+        "eps=None is the machine epsilon of the input's type, not of the type of the computation",
         "rms_norm.py",
         "torch.finfo(computing_dtype(x.dtype)).eps",
         "torch.finfo(x.dtype).eps",
@@ -196,7 +196,7 @@ MUTANTS = [
         "gradients",
     ),
     Mutant(
-        "the backward pass forgets how x acts through the mean",
+        "the backward pass leaves out the gradient through the mean",
         "derivative.py",
         "dx.sub_(sum_g / count if rest is None else sum_g / count + rest * slope)",
         "dx.sub_(0 if rest is None else rest * slope)",
@@ -212,7 +212,7 @@ MUTANTS = [
         "gradcheck_second",
     ),
     Mutant(
-        "the mean is a constant, and so is the rest",
+        "the mean and its rest are constants for autograd",
         "statistics.py",
         "rest = mean_over(deviation, dims, mask)",
         "rest = mean_over(deviation.detach(), dims, mask)",
@@ -220,7 +220,7 @@ MUTANTS = [
         "gradcheck_second",
     ),
     Mutant(
-        "forward-mode derivatives are not seen",
+        "forward-mode derivatives are not detected",
         "normalize.py",
         "forward_ad.unpack_dual(t).tangent is not None for t in tensors",
         "False for t in tensors",
@@ -236,7 +236,7 @@ MUTANTS = [
         "gradients",
     ),
     Mutant(
-        "the weight's gradient is that of a unit variance",
+        "the weight's gradient is not divided by the standard deviation",
         "derivative.py",
         "_of_parameters((sum_dy_z, sum_dy), (weight, bias), axes, needed)",
         "_of_parameters((sum_dy_z / scale, sum_dy), (weight, bias), axes, needed)",
@@ -244,7 +244,7 @@ MUTANTS = [
         "gradients",
     ),
     Mutant(
-        "autograd keeps every step of the formula",
+        "autograd keeps tensors for every operation of the formula",
         "normalize.py",
         "        torch.compiler.is_compiling()\n",
         "        True\n",
@@ -269,7 +269,7 @@ MUTANTS = [
         "outputs",
     ),
     Mutant(
-        "running statistics of single samples stay where they are",
+        "running statistics of single samples are not updated",
         "instance_norm.py",
         "            if input.numel() or self.peers() is not None:\n                self._follow(sample)\n",
         "",
@@ -285,7 +285,7 @@ MUTANTS = [
         "buffers",
     ),
     Mutant(
-        "selective checkpointing counts fewer operations",
+        "the repeated forward pass has fewer operations than selective checkpointing expects",
         "batch_norm.py",
         "            if follows:\n",
         "            if follows and not is_recomputing():\n",
@@ -293,7 +293,7 @@ MUTANTS = [
         "is_checkpointed_selectively",
     ),
     Mutant(
-        "what selective checkpointing keeps is written over",
+        "a tensor that selective checkpointing keeps is overwritten",
         "normalize.py",
         "in_place=not recorded",
         "in_place=True",
@@ -301,7 +301,7 @@ MUTANTS = [
         "is_checkpointed_selectively",
     ),
     Mutant(
-        "a sum that is the tensor itself is written over",
+        "a parameter's gradient is overwritten if its sum is the summed tensor itself",
         "derivative.py",
         "value.clone() if found is value else found",
         "found",
@@ -309,7 +309,7 @@ MUTANTS = [
         "gradients",
     ),
     Mutant(
-        "running statistics are kept for the backward pass as they lie",
+        "running statistics are kept for the backward pass without a copy",
         "normalize.py",
         "if given and any(ctx.needs_input_grad):",
         "if False:",
@@ -317,7 +317,7 @@ MUTANTS = [
         "eval_then_training",
     ),
     Mutant(
-        "batched gradients are copied into a tensor",
+        "batched gradients are copied into a tensor that is not batched",
         "normalize.py",
         " or torch._C._functorch.is_legacy_batchedtensor(dy)",
         "",
@@ -333,7 +333,7 @@ MUTANTS = [
         "output_is_no_view",
     ),
     Mutant(
-        "tracking that is toggled off goes on",
+        "tracking continues after it is turned off",
         "batch_norm.py",
         "follows = self.training and self.track_running_stats",
         "follows = self.training and self.running_mean is not None",
@@ -341,7 +341,7 @@ MUTANTS = [
         "toggled_off_leaves_buffers",
     ),
     Mutant(
-        "momentum 0.0 counts as none given",
+        "momentum 0.0 is treated as None",
         "batch_norm.py",
         "            if self.momentum is None:\n",
         "            if not self.momentum:\n",
@@ -357,7 +357,7 @@ MUTANTS = [
         "cumulative_momentum",
     ),
     Mutant(
-        "buffers are bound anew",
+        "buffers are replaced by new tensors",
         "batch_norm.py",
         "        follow(running_mean, running_var, batch, factor)\n",
         "        self.running_mean = running_mean.lerp(batch.mean.flatten(), factor)\n",
@@ -405,7 +405,7 @@ MUTANTS = [
         "padding",
     ),
     Mutant(
-        "padding is in the variance alone",
+        "padding is only in the variance",
         "statistics.py",
         "mean_over(deviation.square(), dims, mask)",
         "mean_over(deviation.square(), dims)",
@@ -420,7 +420,7 @@ MUTANTS = [
         "BatchNorm (..., D)",
         "padding",
     ),
-    # Among other tools.
+    # Use with torch's other tools.
     Mutant(
         "a branch on the data breaks the graph",
         "normalization.py",
@@ -438,7 +438,7 @@ MUTANTS = [
         "is_checkpointed",
     ),
     Mutant(
-        "vmap is asked for a memory format",
+        "the memory format is read under vmap, which has none",
         "inputs.py",
         "if x.is_contiguous() or torch._C._are_functorch_transforms_active():",
         "if False:",
@@ -447,7 +447,7 @@ MUTANTS = [
     ),
     # Layout, errors, types.
     Mutant(
-        "channels last is dropped",
+        "a channels-last input is made contiguous",
         "inputs.py",
         "return x if x.is_contiguous(memory_format=channels_last) else x.contiguous()",
         "return x.contiguous()",
@@ -463,7 +463,7 @@ MUTANTS = [
         "memory_order",
     ),
     Mutant(
-        "one value per channel is let through",
+        "one value per channel raises no error",
         "batch_norm.py",
         "if use_batch and peers is None and x.numel() == num_channels:",
         "if False:",
@@ -471,7 +471,7 @@ MUTANTS = [
         "one_value_in_each_mean",
     ),
     Mutant(
-        "a single channel is broadcast",
+        "an input with one channel is broadcast to all channels",
         "batch_norm.py",
         "if vector is not None and vector.numel() != num_channels:",
         "if vector is not None and vector.numel() != num_channels and num_channels > 1:",
@@ -479,7 +479,7 @@ MUTANTS = [
         "errors",
     ),
     Mutant(
-        "eps of zero is let through",
+        "eps of zero raises no error",
         "batch_norm.py",
         "if use_batch and self.eps <= 0:",
         "if use_batch and self.eps < 0:",
@@ -487,7 +487,7 @@ MUTANTS = [
         "eps_not_positive",
     ),
     Mutant(
-        "types are mixed without a word",
+        "mixed types raise no error",
         "layer_norm.py",
         "        check_dtypes(input, weight, bias)\n",
         "",
@@ -495,7 +495,7 @@ MUTANTS = [
         "errors",
     ),
     Mutant(
-        "any rank is taken",
+        "an input of any rank is accepted",
         "batch_norm.py",
         "    _check_input_dim = nn.BatchNorm2d._check_input_dim\n",
         "",
@@ -507,8 +507,8 @@ MUTANTS = [
 
 @contextmanager
 def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
-    """A copy of `src.norms` under a name of its own, with the mutant's edit."""
-    name = f"norms_copy_{next(COPIES)}"  # the compiler knows modules by name
+    """A copy of `src.norms` under a new name, with the mutant's edit."""
+    name = f"norms_copy_{next(COPIES)}"  # torch.compile identifies modules by name
     for file in (*SOURCE.rglob("*.py"), *SOURCE.rglob("*.cpp")):
         text = file.read_text()
         if mutant is not None and file.name == mutant.file:
@@ -521,7 +521,7 @@ def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
     sys.path.insert(0, str(folder))
     try:
         package = importlib.import_module(name)
-        with importlib.import_module(f"{name}.kernels.setting").use_kernels(False):  # what is edited is the formula
+        with importlib.import_module(f"{name}.kernels.setting").use_kernels(False):  # the edits are in the formula
             yield package
     finally:
         sys.path.remove(str(folder))

@@ -1,4 +1,4 @@
-"""Statistics never see padding."""
+"""The statistics of norms leave padding out, unless the norm has `masked=False`."""
 
 import copy
 
@@ -37,6 +37,7 @@ def train_step(model: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, dic
 
 @pytest.mark.parametrize("name", NORMS)
 def test_padding_further_changes_nothing(name: str) -> None:
+    """More padding changes no output, running statistic or gradient."""
     model = small_bert()
     swap_norms(model, NORMS[name])
     ids, mask = batch()
@@ -83,7 +84,7 @@ def test_masked_again_by_a_swap() -> None:
     swap_norms(model, family.BatchNorm(masked=False))
     layer = model.bert.embeddings.LayerNorm
     swap_norms(model, family.TorchBatchNorm())
-    assert not model.bert.embeddings.LayerNorm.masked  # as the replaced layer had it
+    assert not model.bert.embeddings.LayerNorm.masked  # as in the replaced layer
     swap_norms(model, family.BatchNorm(masked=True))
     assert model.bert.embeddings.LayerNorm.masked
     assert not layer.masked
@@ -92,6 +93,7 @@ def test_masked_again_by_a_swap() -> None:
 
 @pytest.mark.parametrize("name", ["BatchNorm", "InstanceNorm"])
 def test_garbage_in_padding_stays_there(name: str) -> None:
+    """NaN in padding does not change the outputs of tokens."""
     layer = NORMS[name](8, channel_dim=-1)
     x = torch.randn(2, 5, 8)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
@@ -120,6 +122,7 @@ def test_a_call_without_a_mask_forgets_the_last_one() -> None:
 
 
 def test_a_copy_serves_its_own_norms() -> None:
+    """A deep copy of a model gives no mask to the norms of the original."""
     model = small_bert()
     swap_norms(model, NORMS["BatchNorm"])
     ids, mask = batch()

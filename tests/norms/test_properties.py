@@ -1,4 +1,4 @@
-"""What each norm promises whatever the numbers: who sees whom, and what a change of the input does."""
+"""Properties of each norm on any input, such as the samples and positions on which an output depends."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_shape_and_gradient(name: str, shape: tuple[int, ...], channel_dim: int)
 @EVERY
 @SIZES
 def test_who_sees_other_samples(name: str, shape: tuple[int, ...], channel_dim: int) -> None:
-    """In training only BatchNorm's output for a sample depends on the others; in eval none does."""
+    """In training, only BatchNorm's output for a sample depends on other samples. In eval, no norm's output does."""
     layer = build(name, channel_dim)
     x = torch.randn(shape, dtype=torch.float64)
     others = torch.cat([x[:1], 5 * x[1:]])
@@ -46,7 +46,7 @@ def test_who_sees_other_samples(name: str, shape: tuple[int, ...], channel_dim: 
 
 @EVERY
 def test_who_sees_other_positions(name: str) -> None:
-    """On tokens only BatchNorm and InstanceNorm look beyond one position."""
+    """On tokens, only the outputs of BatchNorm and InstanceNorm depend on other positions."""
     layer = build(name, -1)
     x = torch.randn(TOKENS, dtype=torch.float64)
     changed = x.clone()
@@ -58,7 +58,7 @@ def test_who_sees_other_positions(name: str) -> None:
 @EVERY
 @SIZES
 def test_scale_and_shift_of_the_input(name: str, shape: tuple[int, ...], channel_dim: int) -> None:
-    """A norm undoes a change of units; RMSNorm a scale alone; what takes no statistics undoes neither."""
+    """A norm with statistics removes a scale and a shift (RMSNorm: only a scale); other norms remove neither."""
     layer = build(name, channel_dim)
     x = 100 * torch.randn(shape, dtype=torch.float64)
     y = layer(x)

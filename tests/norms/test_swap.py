@@ -1,4 +1,4 @@
-"""Surgery on module trees."""
+"""`swap_norms` replaces the norms of a model, and keeps the rest of the model."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from tests.helpers.errors import error_is
 
 
 class Nested(nn.Module):
-    """Both layouts, nesting, a norm used in two places and a weight tied between two norms."""
+    """A model with both layouts, nested norms, a norm that is used in two places and a weight that two norms share."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def test_same_kind_keeps_everything() -> None:
 
 
 def test_the_original_is_left_alone() -> None:
-    """What was replaced is whole, and training the new one does not reach it."""
+    """The replaced layer is complete, and training the new layer does not change it."""
     model = nn.Sequential(nn.BatchNorm2d(4))
     replaced = swap_norms(model, NORMS["BatchNorm"])
     model(torch.randn(2, 4, 3, 3))
@@ -86,7 +86,10 @@ def test_options_that_are_given_win() -> None:
 @pytest.mark.parametrize("norm", [family.BatchNorm, family.TorchBatchNorm], ids=lambda norm: norm.__name__)
 @pytest.mark.parametrize("replaced", [nn.BatchNorm1d, nn.LayerNorm], ids=lambda layer: layer.__name__)
 def test_without_running_statistics_eval_takes_the_batchs(norm: type[family.BatchNorm], replaced: Any) -> None:
-    """In the place of a layer of the same kind, which has some, and of another."""
+    """A batch norm without running statistics uses the statistics of the batch in eval.
+
+    The replaced layer is of the same kind, with running statistics, or of another kind.
+    """
     model = nn.Sequential(replaced(5))
     swap_norms(model, norm(track_running_stats=False))
     assert list(model.state_dict()) == ["0.weight", "0.bias"]
@@ -156,7 +159,7 @@ def test_features_over_several_dimensions() -> None:
 
 
 def test_synchronized_batch_norms_stay_synchronized() -> None:
-    group = object()  # stands in for a process group, which cannot be copied either
+    group = object()  # stands for a process group, which cannot be copied
     model = nn.Sequential(nn.SyncBatchNorm(3))
     model[0].process_group = group
     replaced = swap_norms(model, NORMS["BatchNorm"])
@@ -192,7 +195,7 @@ def test_a_librarys_rms_norm_is_taken_over() -> None:
     torch.testing.assert_close(model(ids).logits, logits)
     assert model.state_dict().keys() == keys
 
-    # Gemma's scales by 1 + weight: its numbers are not those of an RMSNorm with the same weight.
+    # Gemma's norm multiplies by 1 + weight. Its output differs from the output of an RMSNorm with the same weight.
     gemma = GemmaForSequenceClassification(GemmaConfig(**sizes)).eval()
     with torch.no_grad():
         gemma.model.norm.weight.fill_(0.5)
@@ -229,11 +232,11 @@ def test_group_norm_keeps_its_groups_unless_given() -> None:
 
 
 class Renamed(nn.LayerNorm):
-    """A subclass that computes what its base does."""
+    """A subclass with the computation of its base class."""
 
 
 class WithActivation(nn.BatchNorm2d):
-    """One that does not."""
+    """A subclass with another computation than its base class."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return super().forward(input).relu()
@@ -265,7 +268,10 @@ def test_torchs_encoder_with_padding(name: str) -> None:
 
 
 def test_torchs_encoder_does_not_go_around_the_norm() -> None:
-    """Its fused inference path would compute a layer norm from whatever has a weight, a bias and an eps."""
+    """torch's encoder calls the new norm, not its fused inference path.
+
+    The fused path computes a layer norm from any layer that has a weight, a bias and an eps.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)).eval()
     swap_norms(model, family.BatchNorm())

@@ -1,4 +1,4 @@
-"""N processes are one: synchronized norms against one process with the whole batch."""
+"""Synchronized norms in N processes give the results of one process with the whole batch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +19,7 @@ from src.norms.kernels.synchronized import SynchronizedKernel
 from tests.helpers.ranks import Ranks
 
 Shape = tuple[int, ...]
-PARTS: dict[str, list[Shape]] = {  # of each rank: several values, one, none, several
+PARTS: dict[str, list[Shape]] = {  # the shape of each rank: several values, one, none, several
     "features": [(3, 5), (1, 5), (0, 5), (4, 5)],
     "sequences": [(2, 5, 3), (1, 5, 1), (0, 5, 2), (1, 5, 7)],
     "maps": [(2, 5, 3, 4), (1, 5, 1, 1), (0, 5, 3, 2), (3, 5, 2, 5)],
@@ -34,21 +34,24 @@ def ranks() -> Iterator[Ranks]:
 
 
 def inputs(shape: Shape, dtype: torch.dtype, rank: int | None = None) -> Tensor:
-    """What a rank sees; the ranks' distributions differ."""
+    """The input of a rank. The distributions of the ranks differ."""
     rank = dist.get_rank() if rank is None else rank
     generator = torch.Generator().manual_seed(rank)
     return (torch.randn(shape, generator=generator, dtype=torch.float64) * (1 + rank) + 3 - rank).to(dtype)
 
 
 def parameters(layer: nn.Module) -> None:
-    """Weight and bias that are not 1 and 0."""
+    """Set weight and bias to values other than 1 and 0."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.linspace(0.5, 1.5, len(parameter)))
 
 
 def step(layer: nn.Module, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """A forward and a backward pass of a loss that is not linear in the output, of what `mask` lets through."""
+    """The output, gradients and buffers of a forward and a backward pass.
+
+    The loss is not linear in the output. The loss uses only the outputs that `mask` selects.
+    """
     parameters(layer)
     x.requires_grad_()
     y = layer(x) if mask is None else layer(x)[mask]
@@ -71,12 +74,12 @@ def sync_step(
 
 
 def values(x: Tensor) -> Tensor:
-    """`(N, C, *)` as `(values, C)`."""
+    """Reshape `(N, C, *)` to `(values, C)`."""
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
 def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What one process with the whole batch would have."""
+    """Join the ranks' results into the results of one process with the whole batch."""
     whole = {}
     for name in parts[0]:
         found = [part[name] for part in parts]
@@ -91,7 +94,7 @@ def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], relative: float) -> None:
-    """No error above `relative` of a tensor's largest value."""
+    """Assert that no error is above `relative` times the tensor's largest value."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         error = (found[name].double() - value.double()).abs().max() / value.double().abs().max()
@@ -108,14 +111,17 @@ def assert_ranks_are_one_process(ranks: Ranks, shapes: list[Shape], device: str 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("kind", PARTS)
 def test_ranks_are_one_process(ranks: Ranks, kind: str, world_size: int) -> None:
-    """Uneven batches and places, one value, none: outputs, gradients and running statistics of the whole batch."""
+    """Outputs, gradients and running statistics are those of the whole batch.
+
+    The ranks have different numbers of samples and positions. A rank may have one value per channel, or none.
+    """
     assert_ranks_are_one_process(ranks, PARTS[kind][:world_size])
 
 
 @pytest.mark.parametrize("parameter_dtype", ["float32", "same"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(ranks: Ranks, dtype: torch.dtype, parameter_dtype: str) -> None:
-    """No error above twice torch's, and a rounding of the result."""
+    """Each error is at most twice torch's error plus the rounding error of the largest value."""
     assert_half_precision(ranks, PARTS["maps"], dtype, torch.float32 if parameter_dtype == "float32" else dtype)
 
 
@@ -133,7 +139,10 @@ def assert_half_precision(
 
 
 def on_some_ranks_by_kernels(shape: Shape, channels_last: bool) -> tuple[int, dict[str, Tensor]]:
-    """The calls of kernels, and a step whose gradients have a large part in common, which cancels."""
+    """The number of kernel calls, and the results of a step. Rank 1 runs no kernels.
+
+    The gradients of the output have a large part in common, which cancels.
+    """
     counted = patch.object(SynchronizedKernel, "forward", autospec=True, side_effect=SynchronizedKernel.forward)
     with use_kernels(dist.get_rank() != 1), counted as by:
         layer, x = SyncBatchNorm(5), inputs(shape, torch.float32)
@@ -168,7 +177,7 @@ def common_part(dtype: torch.dtype) -> Tensor:
 
 
 def test_what_cancels_is_not_rounded_first(ranks: Ranks) -> None:
-    """The gradient of a half type, where that of the output is the same number and little more."""
+    """The input gradient in bfloat16 is accurate where the output gradient has a large constant part, which cancels."""
     found = torch.cat([values(gradient) for gradient in ranks(2, common_part, torch.bfloat16)]).double()
     whole, dy = (torch.cat([values(inputs((4, 5, 3, 3), torch.bfloat16, rank)) for rank in range(2)]) for _ in range(2))
     gradients = []
@@ -233,7 +242,7 @@ def in_groups() -> dict[str, Tensor]:
 
 
 def test_process_groups(ranks: Ranks) -> None:
-    """The group's statistics alone; a group of one is a plain BatchNorm."""
+    """The statistics are only those of the group; in a group of one process, the layer is a plain BatchNorm."""
     found = ranks(3, in_groups)
     for members in ([0, 2], [1]):
         whole = torch.cat([values(inputs((2, 5, 3, 3), torch.float64, rank)) for rank in members])
@@ -254,7 +263,7 @@ def test_one_value_in_all(ranks: Ranks) -> None:
 
 
 def tokens(rank: int) -> tuple[Tensor, Tensor]:
-    """`(B, T, 5)` and its mask; rank 1 holds nothing but padding."""
+    """An input `(B, T, 5)` and its mask; rank 1 has only padding."""
     x = inputs((2, 4 + rank, 5), torch.float64, rank)
     lengths = torch.tensor([[[4], [1]], [[0], [0]], [[2], [6]]][rank])
     return x, torch.arange(x.shape[1]) < lengths
@@ -270,7 +279,7 @@ def masked_step() -> dict[str, Tensor]:
 
 
 def test_padding(ranks: Ranks) -> None:
-    """Statistics over the tokens of all ranks."""
+    """The statistics are those of the tokens of all ranks, without padding."""
     parts = [tokens(rank) for rank in range(3)]
     expected = step(nn.BatchNorm1d(5).double(), torch.cat([x[mask] for x, mask in parts]))
     assert_near(joined(ranks(3, masked_step)), expected, 1e-10)
@@ -288,7 +297,7 @@ def second_derivative() -> tuple[Tensor, Tensor]:
 
 
 def test_double_backward(ranks: Ranks) -> None:
-    """The derivative of a gradient's norm, which goes through the statistics of all ranks twice."""
+    """The derivative of a gradient's squared norm is right; it goes through the statistics of all ranks twice."""
     found = ranks(3, second_derivative)
     layer = nn.BatchNorm1d(5).double()
     parameters(layer)
@@ -303,12 +312,12 @@ def tracked_instances() -> dict[str, Tensor]:
     layer = InstanceNorm2d(5, track_running_stats=True).double()
     synchronize(layer)
     layer(inputs((dist.get_rank(), 5, 3, 2), torch.float64))
-    layer(inputs((0, 5, 3, 2), torch.float64))  # nobody has one: nothing moves
+    layer(inputs((0, 5, 3, 2), torch.float64))  # no rank has a sample, so no statistic moves
     return dict(layer.named_buffers())
 
 
 def test_running_statistics_of_instances(ranks: Ranks) -> None:
-    """Averages over the samples of all ranks, of which one has none."""
+    """Running statistics are averages over the samples of all ranks; one rank has no samples."""
     found = joined(ranks(3, tracked_instances))
     layer = nn.InstanceNorm2d(5, track_running_stats=True).double()
     layer(torch.cat([inputs((rank, 5, 3, 2), torch.float64, rank) for rank in range(3)]))
@@ -340,7 +349,7 @@ def compiled() -> dict[str, Tensor]:
 
 
 def test_compiled(ranks: Ranks) -> None:
-    """One graph, with the collectives in it."""
+    """torch.compile makes one graph, which contains the collectives."""
     found = joined(ranks(2, compiled))
     whole = torch.cat([values(inputs((2, 5, 3, 2), torch.float64, rank)) for rank in range(2)])
     assert_near(found, step(nn.BatchNorm1d(5).double(), whole), 1e-10)

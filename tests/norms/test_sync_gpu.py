@@ -1,4 +1,4 @@
-"""Synchronized norms where there is a GPU: the proofs of two processes again."""
+"""The tests of synchronized norms in two processes, repeated on a GPU."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""N processes are one: the weights of whole models after several steps, against one process with the whole batch."""
+"""After several steps in N processes, whole models have the weights of one process with the whole batch."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,14 +17,15 @@ from src.models.image import set_width
 from src.norms import NORMS, SyncBatchNorm, swap_norms
 from tests.helpers.ranks import Ranks
 
-NUM_SAMPLES, NUM_BATCHES = 24, 4  # the samples divide by 2, 3 and 4 ranks
+NUM_SAMPLES, NUM_BATCHES = 24, 4  # the number of samples is divisible by 2, 3 and 4 ranks
 Batch = tuple[dict[str, Tensor], Tensor]
 
 
 class Images(nn.Module):
     """ResNet-18 of width 16."""
 
-    # At 0.05 rounding carries activations over ReLU's kink, and torch's own float32 ends 0.5 away from its float64.
+    # With 0.05, rounding errors change the sign of some inputs of ReLU: the error of torch's own float32 against its
+    # float64 is then 0.5.
     learning_rate = 1e-3
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Images(nn.Module):
 
 
 class Texts(nn.Module):
-    """BERT of two layers; its statistics leave padding out."""
+    """BERT with two layers. The statistics of its norms leave padding out."""
 
     learning_rate = 0.1
 
@@ -76,7 +77,7 @@ def build(kind: type[Images | Texts], norm: str, dtype: torch.dtype) -> nn.Modul
 
 
 def train(model: nn.Module, data: list[Batch], learning_rate: float, batches_per_step: int = 1) -> dict[str, Tensor]:
-    """The weights and running statistics after all batches."""
+    """The weights and running statistics after training on all batches."""
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9)
     for index, (inputs, labels) in enumerate(data):
         is_last = (index + 1) % batches_per_step == 0
@@ -102,7 +103,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 def train_share(
     kind: type[Images | Texts], dtype: torch.dtype, variation: str, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """What one rank ends with, having seen its share of each batch."""
+    """The weights and running statistics of one rank after training on its share of each batch."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     model = build(kind, "BatchNorm", dtype).to(device)
     SyncBatchNorm.convert_sync_batchnorm(model)
@@ -125,7 +126,7 @@ def train_share(
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """Keep what goes into the blocks of a ResNet, and compute what is inside again in the backward pass."""
+    """Keep only the inputs of a ResNet's blocks; the backward pass computes the blocks again."""
     for block in model.modules():
         if isinstance(block, BasicBlock):
             forward = block.forward
@@ -133,7 +134,7 @@ def recompute_blocks(model: nn.Module) -> None:
 
 
 def assert_one_process(found: list[dict[str, Tensor]], expected: dict[str, Tensor], relative: float) -> None:
-    """All ranks have the same bits, within `relative` of each tensor of the one process."""
+    """Assert that all ranks have the same bits, and that each tensor is within `relative` of `expected`."""
     for state in found:
         assert state.keys() == expected.keys()
         for name, value in expected.items():

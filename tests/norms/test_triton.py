@@ -1,4 +1,7 @@
-"""The Triton kernels: in their interpreter, and compiled without a GPU, in processes of their own; and on a GPU."""
+"""The Triton kernels in Triton's interpreter, compiled without a GPU, and on a GPU.
+
+The interpreter and the compiler run in separate processes.
+"""
 
 import copy
 import os
@@ -80,6 +83,7 @@ class TestOnAGPU:
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
     def test_repeats_itself(self, case: Case) -> None:
+        """The kernels are deterministic: two runs give the same bits."""
         ours, _ = layers(case, torch.float32, "cuda")
         x = case.input(1).to("cuda")
         first, second = answers(copy.deepcopy(ours), x), answers(ours, x)
@@ -88,7 +92,7 @@ class TestOnAGPU:
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
     def test_autocast(self, case: Case) -> None:
-        """A half-precision input with float32 parameters: types and numbers of torch's layer."""
+        """A half-precision input with float32 parameters gives the types and values of torch's layer."""
         ours, theirs = layers(case, torch.float32, "cuda")
         x = case.input(1).to("cuda", torch.bfloat16)
         with launches() as started, torch.autocast("cuda", torch.bfloat16):

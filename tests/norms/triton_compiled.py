@@ -1,7 +1,8 @@
-"""The Triton kernels compiled for a GPU that need not be there: run by test_triton.py in a process of its own.
+"""The Triton kernels compiled for a GPU, on a machine with or without a GPU.
 
-The layers are called as always; a driver that knows of one H100 takes the place of the one that asks the machine, and
-what would be launched is compiled only. `python -m tests.norms.triton_compiled` prints a table of what came out.
+test_triton.py runs these tests in a separate process. The tests call the layers as usual. A driver that always reports
+one H100 replaces Triton's driver, which asks the machine. Kernels are compiled, but not launched. This command prints a
+table of the results:
 
     LIGHTNING_NORMS_KERNELS=triton python -m tests.norms.triton_compiled
 """
@@ -32,7 +33,7 @@ CHANNELS_LAST = torch.channels_last
 
 @dataclass(frozen=True)
 class Model:
-    """A layer as models have it, and how much it is given."""
+    """A layer as it occurs in models, and the shape of its input."""
 
     layer: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -63,7 +64,7 @@ MODELS = (
 
 
 class Driver:
-    """An H100, as far as a compiler asks."""
+    """A driver that reports an H100 to the compiler."""
 
     def get_current_target(self) -> GPUTarget:
         return H100
@@ -77,7 +78,7 @@ class Driver:
 
 @contextmanager
 def compiling() -> Iterator[dict[str, Any]]:
-    """Within the block kernels are compiled instead of launched; what is compiled, by name."""
+    """Compile kernels instead of launching them, inside the block; yield the compiled kernels by name."""
     compiled: dict[str, Any] = {}
     run = JITFunction.run
 
@@ -104,11 +105,11 @@ def compile_all(model: Model, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def registers_and_spills(kernel: Any) -> tuple[int, int]:
-    """Registers of a thread, and bytes that do not fit into them, as the assembler reports them."""
+    """The registers of a thread, and the bytes that do not fit into the registers, from the output of the assembler."""
     with tempfile.TemporaryDirectory() as folder:
         ptx = Path(folder) / "kernel.ptx"
         ptx.write_text(kernel.asm["ptx"])
-        # As Triton calls it.
+        # The same command as in Triton.
         assembler = [triton.knobs.nvidia.ptxas_blackwell.path, "-v", "--regAllocOptLevel=2", "--gpu-name=sm_90a"]
         said = subprocess.run(
             [*assembler, str(ptx), "-o", f"{ptx}.o"], capture_output=True, text=True, check=True
@@ -120,7 +121,7 @@ def registers_and_spills(kernel: Any) -> tuple[int, int]:
 
 
 def widest_load(kernel: Any) -> int:
-    """Bytes that a thread loads at once, at most."""
+    """The largest number of bytes that a thread loads at once."""
     loads = re.findall(r"ld\.global(?:\.v(\d))?\.b(\d+)", kernel.asm["ptx"])
     return max(int(count or 1) * int(bits) // 8 for count, bits in loads)
 
@@ -133,7 +134,7 @@ SEEN: set[str] = set()
     "model", [pytest.param(m, id=m.name, marks=pytest.mark.slow if m.is_slow else ()) for m in MODELS]
 )
 def test_compiles(model: Model, dtype: torch.dtype) -> None:
-    """Into machine code that keeps its values in registers, and loads 16 bytes at once where rows allow it."""
+    """The machine code keeps its values in registers, and loads 16 bytes at once where rows allow it."""
     compiled = compile_all(model, dtype)
     SEEN.update(compiled)
     for name, kernel in compiled.items():

@@ -1,4 +1,4 @@
-"""The Triton kernels in their interpreter, on CPU: run by test_triton.py in a process of its own.
+"""The Triton kernels in Triton's interpreter, on CPU. test_triton.py runs these tests in a separate process.
 
 LIGHTNING_NORMS_KERNELS=triton TRITON_INTERPRET=1 pytest -p no:xdist -o addopts= tests/norms/triton_interpreted.py
 """
@@ -13,7 +13,7 @@ from tests.helpers.triton_cases import CASES, DTYPES, Case, is_right
 from tests.norms.conform import CHECKS, Check, Subject, subjects
 
 KERNELS_OF = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm")
-# What does not take minutes: the interpreter is a thousand times slower than a kernel.
+# All others are slow tests, which take minutes: the interpreter is a thousand times slower than a kernel.
 QUICK_SUBJECTS = ("BatchNorm2d", "RMSNorm", "InstanceNorm2d")
 QUICK_CHECKS = ("precision_in_bfloat16", "offset_data", "offset_statistics")
 
