@@ -1,4 +1,4 @@
-"""Every test, and every process that a test starts, uses no network and quiet libraries."""
+"""Every test, and every process that a test starts, runs offline and with quiet libraries."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning itself call
 
 @pytest.fixture(autouse=True)
 def leave_no_trace() -> Iterator[None]:
-    """Undo after each test the environment variables (seed, rank, port) and process group that a run has set."""
+    """After each test, undo the environment variables (seed, rank, port) and the process group of its runs."""
     before = dict(os.environ)
     yield
     if torch.distributed.is_initialized():

@@ -162,7 +162,7 @@ def test_the_requirements_are_what_is_installed() -> None:
 
 @pytest.mark.parametrize("kind", ["train", "dev"])
 def test_the_lock_is_within_the_ranges(kind: str) -> None:
-    """Both locks have each requirement with hashes, in the same versions, within its range."""
+    """Each lock has its requirements with hashes, within their ranges; both locks have the same versions."""
     locks = {
         name: re.findall(r"^([\w.-]+)==([\w.]+)(?: ;.*)? \\\n    --hash=sha256:", text, re.M)
         for name in ("train", "dev")
@@ -170,7 +170,7 @@ def test_the_lock_is_within_the_ranges(kind: str) -> None:
     }
     assert set(locks["train"]) <= set(locks["dev"])
     everything = re.findall(r"^[\w.-]+==", (REPOSITORY / f"locks/{kind}.txt").read_text(), re.M)
-    assert len(locks[kind]) == len(everything)  # each has a hash
+    assert len(locks[kind]) == len(everything)  # each package has a hash
     groups = ["test", "lint"] if kind == "dev" else []
     for requirement in (Requirement(line.split("#")[0]) for line in requirement_lines(*groups)):
         locked = [number for name, number in locks[kind] if canonicalize_name(name) == requirement.name]

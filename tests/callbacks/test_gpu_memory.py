@@ -1,4 +1,4 @@
-"""Peak memory of a GPU. Without a GPU, the tests replace torch's functions that measure it."""
+"""Peak memory of a GPU. The tests that run without a GPU replace torch's functions for it."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -153,7 +153,7 @@ def test_of_a_layer_that_runs_several_times_the_last_full_run_counts() -> None:
 
 @pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
 def test_a_recurrence_is_seen_past_its_first_step(name: str) -> None:
-    """The probe skips the first step, in which the state is 0."""
+    """The probe does not measure the first step, in which the state is 0."""
     torch.manual_seed(0)
     model = LSTMClassifier(norm=NORMS[name], hidden_size=8, vocab_size=20, max_length=6)
     steps: list[Tensor] = []

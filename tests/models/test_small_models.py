@@ -51,7 +51,7 @@ def inputs_of(kind: str) -> Any:
 
 
 def running_means_before_a_step() -> Tensor:
-    """The running means of an LSTM under DDP after one training step. The first process has the longer texts."""
+    """The running means of an LSTM under DDP when its second step begins. The first process has the longer texts."""
     model = DistributedDataParallel(build("LSTM", NORMS["BatchNorm"]))
     found: list[Tensor] = []
     lengths = (4, 4) if dist.get_rank() else (9, 9)
@@ -264,7 +264,7 @@ class TestLSTM:
 
     @pytest.mark.parametrize("name", ["BatchNorm", "TorchBatchNorm"])
     def test_no_buffer_is_a_part_of_another(self, name: str) -> None:
-        """DDP broadcasts each buffer: with shared memory, it would overwrite one step's statistics with another's."""
+        """No buffers share memory: DDP's broadcast would overwrite one step's statistics with another's."""
         model = build("LSTM", NORMS[name])
         model(texts((9, 9, 4, 6)))
         storages = [buffer.untyped_storage().data_ptr() for buffer in model.backbone.buffers()]
