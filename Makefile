@@ -1,17 +1,17 @@
 PYTHON ?= python3
 JOBS ?= 1
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-# These files are touched last, so that an interrupted installation starts again.
+# An installation touches its file last, so that an interrupted installation starts again.
 TRAIN := .venv/train
 DEV := .venv/dev
-# Raise both together by hand, after `make test-newest` has passed.
+# Raise both versions together by hand, after `make test-newest` has passed.
 TORCH := -P torch==2.14.1 -P torchvision==0.29.1
 LOCK := .venv-lock/$(notdir $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade $(TORCH)
 
 .PHONY: setup train test test-quick check lock test-lowest test-newest capabilities pictures bench bench-check tensorboard clean
 
-setup: $(TRAIN)  ## make the environment to train in, from the lock
+setup: $(TRAIN)  ## create the environment for training from the lock
 
 $(TRAIN): locks/train.txt
 	$(PYTHON) scripts/environment.py train
@@ -22,10 +22,10 @@ $(DEV): locks/dev.txt
 train: setup  ## train a ResNet on digits, then test it
 	$(BIN)/python train.py fit --config configs/digits.yaml
 
-test: check  ## lint, types and tests
+test: check  ## lint, check types, and run the tests
 	$(BIN)/python -m pytest
 
-check: $(DEV)  ## lint and types only
+check: $(DEV)  ## lint and check types, without tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,32 +33,32 @@ check: $(DEV)  ## lint and types only
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline --quiet .github
 
-# Without tests of the kernels, which need a C++ compiler, and without runs of several processes.
+# The quick tests exclude tests of the kernels, which need a C++ compiler, and runs of several processes.
 QUICK := tests/data tests/models/test_recipe.py tests/models/test_small_models.py tests/norms/test_padding.py \
 	tests/norms/test_properties.py tests/norms/test_swap.py tests/test_environment.py tests/cli/test_mistakes.py
 
-test-quick: $(DEV)  ## a few minutes of tests, for systems that the whole suite does not support
+test-quick: $(DEV)  ## run tests for a few minutes, on systems that the whole suite does not support
 	$(BIN)/python -m pytest $(QUICK)
 
-lock:  ## resolve the newest versions in the ranges, for all systems and Pythons
+lock:  ## write the newest versions in the ranges to locks/, for all systems and Python versions
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/$(notdir $(BIN))/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
 	$(LOCK) --group uv --output-file locks/uv.txt
 	$(LOCK) requirements.txt --group dev --output-file locks/dev.txt
 	$(LOCK) requirements.txt --constraint locks/dev.txt --output-file locks/train.txt
 
-test-lowest test-newest: test-%:  ## the tests with the lowest or the newest versions in the ranges
+test-lowest test-newest: test-%:  ## run the tests with the lowest or the newest versions in the ranges
 	$(PYTHON) scripts/environment.py $*
 	.venv-$*/$(notdir $(BIN))/python -m pytest
 
 capabilities: $(DEV)  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
 
-pictures: $(DEV)  ## draw docs/pictures; those of TensorBoard need Chromium
+pictures: $(DEV)  ## draw docs/pictures; the pictures of TensorBoard need Chromium
 	$(BIN)/python -m tests.helpers.readme_pictures
 	$(BIN)/python docs/axes.py
 
-study-%: setup  ## run a study of configs/studies and copy its table and figure to docs/studies; JOBS=2 runs two at once
+study-%: setup  ## run a study of configs/studies and copy its table and figure to docs/studies; JOBS=2 for two runs at once
 	$(BIN)/python compare.py --study configs/studies/$*.yaml --jobs $(JOBS)
 	mkdir -p docs/studies
 	cp runs/compare/$*/chart.png docs/studies/$*.png

@@ -1,21 +1,21 @@
-"""No network, and quiet libraries, in every test and in the processes they start."""
+"""Every test, and every process that a test starts, runs offline and with quiet libraries."""
 
 import os
 from collections.abc import Iterator
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of two processes with two threads each, both are slower than one alone
+os.environ["OMP_NUM_THREADS"] = "1"  # two processes with two threads each are both slower than a single one
 
 import lightning  # noqa: F401 (before pytest captures the streams that its log handlers keep)
 import pytest
 import torch.distributed
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning's own calls
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"  # Lightning itself calls deprecated functions
 
 
 @pytest.fixture(autouse=True)
 def leave_no_trace() -> Iterator[None]:
-    """What a run in this process sets for its processes (seed, rank, port) ends with the test."""
+    """After each test, undo the environment variables (seed, rank, port) and the process group of its runs."""
     before = dict(os.environ)
     yield
     if torch.distributed.is_initialized():

@@ -1,4 +1,4 @@
-"""The benchmarks run and measure what they say, and `make bench-check` fails where a norm is too slow."""
+"""The benchmarks run and measure correctly, and `make bench-check` fails if a norm is too slow."""
 
 import runpy
 import subprocess
@@ -51,7 +51,7 @@ def test_bytes() -> None:
     case = norms.Case("LayerNorm", (64,), (256, 64), "float32")
     ours, _ = case.layers()
     x = case.tensor().requires_grad_()
-    assert norms.saved_bytes(ours, x) == x.nbytes + 2 * 256 * 4  # and each row's mean and variance
+    assert norms.saved_bytes(ours, x) == x.nbytes + 2 * 256 * 4  # the input, and each row's mean and variance
     assert norms.peak_bytes(case.step(ours)) >= 2 * x.nbytes  # the output and the input's gradient
 
 
@@ -81,13 +81,13 @@ def test_a_part_is_written_anew_and_the_others_stay(monkeypatch: pytest.MonkeyPa
 def test_each_part_is_a_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, *options = command.split()
     monkeypatch.setattr(sys, "argv", [module, *options, "--help"])
-    monkeypatch.delitem(sys.modules, module, raising=False)  # which would run twice
+    monkeypatch.delitem(sys.modules, module, raising=False)  # an imported module would run twice
     with pytest.raises(SystemExit, match="0"):
         runpy.run_module(module, run_name="__main__")
 
 
 def test_bytes_that_synchronization_sends() -> None:
-    """ResNet-18's 20 norms call twice each; the bytes are those of the formula."""
+    """Each of ResNet-18's 20 norms communicates twice, and the bytes are those of the formula."""
     norms, gradients = synchronization.sent_rows("resnet18", [4], latency=0, bandwidth=1e9)
     widths = [64] * 5 + [128] * 5 + [256] * 5 + [512] * 5
     expected = sum(3 * 4 * (2 * width + 1) + 2 * 3 / 4 * 4 * 2 * width for width in widths)

@@ -1,4 +1,4 @@
-"""Every file in configs/ trains, validates and tests."""
+"""Each file in configs/ trains, validates and tests a model."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each command in the documents is run."""
+"""The tests run each command in the documents."""
 
 import ast
 import re
@@ -63,7 +63,7 @@ def test_each_command_is_of_a_kind_that_is_run_here() -> None:
 
 @pytest.mark.parametrize("command", commands("python train.py"))
 def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On stand-in data and a few batches; what test and predict need is trained first."""
+    """The command runs on stand-in data and a few batches. For test and predict, a model is trained first."""
     arguments = shlex.split(command)[2:]
     if any("help" in argument for argument in arguments):
         with pytest.raises(SystemExit, match="0"):
@@ -77,7 +77,7 @@ def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     given = {argument.split("=")[0] for argument in arguments}
     data = [flag for flag in data if flag.split("=")[0] not in given]
     few = ["--config", "configs/debug.yaml", *data, *PLAIN]
-    # A user's own files, under the names that the documents use.
+    # The documents use these names for a user's own files.
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/images").symlink_to(tmp_path / "images")
     (tmp_path / "reviews.csv").symlink_to(tmp_path / "train.csv")
@@ -89,11 +89,11 @@ def test_train(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 @pytest.mark.parametrize("command", commands("python compare.py"))
 def test_compare(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its options are there, and those of its runs; what it does is tested in tests/compare."""
+    """The options of the comparison and of its runs exist. tests/compare tests their effect."""
     assert compare_here(monkeypatch, tmp_path, *shlex.split(command)[2:], "--dry_run") == 0
 
 
-@pytest.mark.slow  # the norms of the table go through the same suite in tests/norms
+@pytest.mark.slow  # tests/norms runs the same suite on the norms of the table
 @pytest.mark.parametrize("command", commands("python -m tests.norms.conform"))
 def test_conform(command: str) -> None:
     done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=REPOSITORY, capture_output=True, text=True)
@@ -103,7 +103,7 @@ def test_conform(command: str) -> None:
 
 @pytest.mark.parametrize("command", commands("python -m benchmarks"))
 def test_benchmarks(command: str) -> None:
-    """Their options are there; what they print is tested on little data."""
+    """The options exist. Other tests check the output on little data."""
     command = command.partition("#")[0]
     done = subprocess.run([sys.executable, *shlex.split(command)[1:], "--help"], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def test_make_targets_exist(command: str) -> None:
 
 
 def test_the_requirements_are_what_is_installed() -> None:
-    """Without pip's resolver, whose answer hangs on how a machine's pip is set up."""
+    """The installed versions fit. pip's resolver is not used, because its result depends on pip's configuration."""
     for requirement in (Requirement(line.split("#")[0]) for line in requirement_lines("test")):
         assert version(requirement.name) in requirement.specifier, requirement
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
@@ -162,7 +162,7 @@ def test_the_requirements_are_what_is_installed() -> None:
 
 @pytest.mark.parametrize("kind", ["train", "dev"])
 def test_the_lock_is_within_the_ranges(kind: str) -> None:
-    """Each requirement is locked with hashes, to versions that its range admits, in both locks to the same ones."""
+    """Each lock has its requirements with hashes, within their ranges; both locks have the same versions."""
     locks = {
         name: re.findall(r"^([\w.-]+)==([\w.]+)(?: ;.*)? \\\n    --hash=sha256:", text, re.M)
         for name in ("train", "dev")
@@ -170,7 +170,7 @@ def test_the_lock_is_within_the_ranges(kind: str) -> None:
     }
     assert set(locks["train"]) <= set(locks["dev"])
     everything = re.findall(r"^[\w.-]+==", (REPOSITORY / f"locks/{kind}.txt").read_text(), re.M)
-    assert len(locks[kind]) == len(everything)  # none is without a hash
+    assert len(locks[kind]) == len(everything)  # each package has a hash
     groups = ["test", "lint"] if kind == "dev" else []
     for requirement in (Requirement(line.split("#")[0]) for line in requirement_lines(*groups)):
         locked = [number for name, number in locks[kind] if canonicalize_name(name) == requirement.name]
@@ -179,7 +179,7 @@ def test_the_lock_is_within_the_ranges(kind: str) -> None:
 
 
 def requirement_lines(*groups: str) -> list[str]:
-    """Those of requirements.txt, and of groups of pyproject.toml."""
+    """The lines of requirements.txt, and of groups of pyproject.toml."""
     lines = [line for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     found = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["dependency-groups"]
     return lines + [line for group in groups for line in found[group]]
@@ -215,9 +215,10 @@ def test_each_direct_dependency_has_both_bounds_and_is_used(group: str | None, u
 
 
 def test_training_imports_what_is_required() -> None:
-    """So that an environment of requirements.txt alone is enough."""
+    """An environment with only the packages of requirements.txt is enough for training."""
     required = {Requirement(line.split("#")[0]).name for line in requirement_lines()}
-    known = {IMPORTED.get(name, name) for name in required} | {"src", "triton", "ray"}  # with torch; for a cluster
+    # torch installs triton. Only a cluster needs ray.
+    known = {IMPORTED.get(name, name) for name in required} | {"src", "triton", "ray"}
     trees = {path: ast.parse(path.read_text()) for path in [*REPOSITORY.glob("src/**/*.py"), REPOSITORY / "train.py"]}
     for path, tree in trees.items():
         for node in ast.walk(tree):

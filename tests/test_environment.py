@@ -1,4 +1,4 @@
-"""The environment: what installs it, and what is said where it cannot be installed."""
+"""The environment: its installation, and the errors if it cannot be installed."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from tests.helpers.train_command import REPOSITORY
 
 
 def script(root: Path) -> ModuleType:
-    """scripts/environment.py, for a repository of its own."""
+    """Import scripts/environment.py with `root` as the repository."""
     spec = importlib.util.spec_from_file_location("environment", REPOSITORY / "scripts/environment.py")
     assert spec
     assert spec.loader
@@ -26,7 +26,7 @@ def script(root: Path) -> ModuleType:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository whose locks lock nothing."""
+    """A repository with empty lock files."""
     shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
     (tmp_path / "locks").mkdir()
     for name in ("train", "dev", "uv"):
@@ -35,7 +35,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def put_uv(folder: Path, code: int) -> None:
-    """A stand-in for uv that notes its arguments."""
+    """Write a stand-in for uv. It records its arguments, and exits with `code`."""
     folder.mkdir(exist_ok=True)
     uv = folder / "uv"
     uv.write_text(
@@ -70,7 +70,7 @@ def test_an_interrupted_installation_starts_again(repository: Path, tmp_path: Pa
     assert (repository / ".venv/train").exists()
     assert not (repository / ".venv/half").exists()
 
-    # A complete environment is extended.
+    # The installation extends a complete environment, and keeps its files.
     (repository / ".venv/kept").touch()
     assert make(repository, "dev", uv=programs).returncode == 0
     assert {"train", "dev", "kept"} <= {path.name for path in (repository / ".venv").iterdir()}

@@ -1,4 +1,4 @@
-"""What a person sees: the pages of a run, in a real browser on a real TensorBoard server."""
+"""The pages of a run in TensorBoard, in a real browser on a real server."""
 
 from collections.abc import Iterator
 
@@ -42,7 +42,7 @@ def test_curves_of_norms_are_laid_out_by_quantity(address: str, browser: Browser
     for title in ("Input, mean", "Output, standard deviation", "Gradient at the output, norm", "Bias, norm"):
         expect(page.get_by_text(f"Norms. {title}", exact=True)).to_be_visible()
     charts = page.locator("tf-custom-scalar-multi-line-chart-card")
-    expect(charts).to_have_count(11 * 2)  # of ResNet-18's 20 norms, ten in each
+    expect(charts).to_have_count(11 * 2)  # for each quantity two charts, with ten of ResNet-18's 20 norms each
     for number, title in enumerate(("bn1 to layer2.1.bn2", "layer3.0.bn1 to layer4.1.bn2")):
         expect(charts.nth(number)).to_contain_text(title)
         expect(charts.nth(number)).to_contain_text("Matches (10)")
@@ -66,5 +66,5 @@ def test_curves_of_the_run(address: str, browser: Browser) -> None:
 def test_samples_are_points_in_the_projector(address: str, browser: Browser) -> None:
     page = open_page(browser, address, "projector")
     projector = page.frame_locator("iframe").frame_locator("iframe")
-    expect(projector.locator(".numDataPoints").first).to_have_text("269")  # all of the validation split
+    expect(projector.locator(".numDataPoints").first).to_have_text("269")  # the size of the whole validation split
     page.close()

@@ -1,4 +1,4 @@
-"""A run from the command line, and what it leaves behind."""
+"""A run from the command line, and the files that it writes."""
 
 import csv
 import importlib.metadata
@@ -29,7 +29,7 @@ ONE_EPOCH = ["--trainer.max_epochs=1", "--data.batch_size=16", "--model.recipe.l
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One epoch on digits as a process: its folder and what it printed."""
+    """The folder and the output of a process that trains on digits for one epoch."""
     folder = tmp_path_factory.mktemp("run")
     done = run_process(folder, "fit", *DIGITS, *ONE_EPOCH)
     assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def test_testing_again_gives_the_same_score(
     folder, shown = run
     before = sorted(folder.rglob("*"))
     run_here(monkeypatch, folder, "test", *DIGITS, *ONE_EPOCH, "--ckpt_path=best")
-    assert sorted(folder.rglob("*")) == before  # it makes no run of its own
+    assert sorted(folder.rglob("*")) == before  # testing creates no new run
     again = re.search(r"test/accuracy\s+│\s+(0\.\d+)", capsys.readouterr().out)
     assert again
     assert f"{float(again[1]):.4f}" in shown
@@ -151,7 +151,7 @@ def test_predictions_are_a_table_in_the_datas_order(
 
 
 class Watch(Callback):
-    """Keeps a copy of the training batches, and stops a run as a power cut would."""
+    """Copies the training batches, and can stop a run abruptly, as a power cut does."""
 
     def __init__(self, stop_before_epoch: int | None = None):
         self.batches: list[torch.Tensor] = []
@@ -164,7 +164,7 @@ class Watch(Callback):
 
 
 def watch_runs(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
-    """Add a callback to the trainers made from here on."""
+    """Add a callback to each trainer that is created later."""
     original = TrainCLI.instantiate_trainer
 
     def instantiate_trainer(cli: TrainCLI) -> Trainer:
@@ -182,14 +182,14 @@ FEW = [
 
 
 def test_every_norm_sees_the_same_batches(tmp_path: Path) -> None:
-    """Order and augmentation, to the bit."""
+    """The batches of all norms are equal to the bit, in order and in augmentation."""
     folder = make_image_folder(tmp_path / "images", per_class=30)
     config = [
         "--config=configs/image_folder.yaml",
         f"--data.folder={folder}",
         "--data.batch_size=8",
         "--model.recipe.lr=0.001",
-        "--model.width=32",  # GroupNorm's 32 groups
+        "--model.width=32",  # GroupNorm has 32 groups
         *PLAIN,
     ]
     seen = {}
@@ -220,7 +220,7 @@ def test_a_killed_run_goes_on_with_the_same_command(flags: list[str], tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         watch_runs(patch, watch := Watch())
         run_here(patch, cut, *command)
-    assert len(watch.batches) == 3  # the second epoch alone
+    assert len(watch.batches) == 3  # only the second epoch
     assert [p.name for p in (cut / "runs/digits").iterdir()] == ["version_0"]
     states = [
         torch.load(folder / "runs/digits/version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -230,7 +230,7 @@ def test_a_killed_run_goes_on_with_the_same_command(flags: list[str], tmp_path: 
 
 
 def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
-    """The command's number of epochs wins, and the schedule with it."""
+    """The command's number of epochs, and its schedule, replace those of the checkpoint."""
     for epochs in (1, 2):
         with pytest.MonkeyPatch.context() as patch:
             command = ["fit", *DIGITS, *FEW, "--ckpt_path=last", f"--trainer.max_epochs={epochs}"]
@@ -249,7 +249,7 @@ def test_a_checkpoint_of_other_data_is_refused(
     shown = error_of(monkeypatch, capsys, tmp_path, command)
     assert "in_channels: the checkpoint has 1, the command asks for 3" in shown
 
-    # Of the same shape, so that only the classes differ.
+    # The shapes are equal, and only the classes differ.
     monkeypatch.setattr(Digits, "class_names", names)
     shown = error_of(monkeypatch, capsys, tmp_path, f"test --config=configs/digits.yaml --ckpt_path={checkpoint}")
     assert shown.startswith("error: The checkpoint was trained on the classes 0, 1, 2")
@@ -257,7 +257,7 @@ def test_a_checkpoint_of_other_data_is_refused(
 
 def test_two_processes_make_one_run(tmp_path: Path) -> None:
     few = ["--config=configs/debug.yaml", "--trainer.limit_test_batches=null"]
-    # Nothing that sees the other samples of its process's batch, or draws random numbers by process.
+    # No part of the run may depend on the other samples of its process's batch, or draw random numbers by process.
     few += ["--model.norm=GroupNorm", "--data.crop_padding=0", "--model.recipe.lr=0.001"]
     both = ["--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=8"]
     done = run_process(tmp_path, "fit", *DIGITS, *few, *both)
@@ -266,7 +266,7 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     assert done.stdout.count("Test accuracy") == 1
     two = events(tmp_path / "runs/debug/version_0")
     (accuracy,) = two.Scalars("test/accuracy")
-    # A share of all 270 test samples: none is counted twice.
+    # The accuracy is a whole number of the 270 test samples: no sample is counted twice.
     assert accuracy.value * 270 == pytest.approx(round(accuracy.value * 270), abs=1e-3)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -277,8 +277,8 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
 
 
 def test_the_command_line_imports_no_datasets_library() -> None:
-    """Help and mistakes come without seconds of imports that only a run needs."""
-    # transformers' own module brings scikit-learn and pandas at some versions.
+    """Help and error messages do not wait for slow imports that only a run needs."""
+    # Some versions of transformers import scikit-learn and pandas themselves.
     script = (
         "import sys, lightning, transformers.modeling_utils; before = {*sys.modules}; import src.cli; "
         "print(*({'sklearn', 'pandas', 'tensorboard', 'onnx'} & sys.modules.keys() - before))"

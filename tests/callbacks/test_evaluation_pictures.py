@@ -1,4 +1,4 @@
-"""The confusion matrix, the worst mistakes and the embeddings are those of the samples."""
+"""The confusion matrix, the worst mistakes and the embeddings match the samples."""
 
 import csv
 from pathlib import Path
@@ -25,7 +25,7 @@ DIGITS = ["--config=configs/digits.yaml", "--model.width=8", "--norm_statistics.
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """What is drawn from here on: the arguments of the functions that draw, with their names."""
+    """Record the name and arguments of each later call of a function that draws."""
     calls: list[tuple[Any, ...]] = []
     for function in (confusion_figure, mistakes_figure, mistakes_table):
 
@@ -38,7 +38,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def predictions(folder: Path, split: str) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Of the last weights: probabilities, labels and images of a split of digits, in the dataset's order."""
+    """The last weights' probabilities, the labels and the images of a split of digits, in the dataset's order."""
     data = Digits()
     data.setup("fit")
     model = ImageClassifier.load_from_checkpoint(folder / "runs/digits/version_0/checkpoints/last.ckpt").eval()
@@ -53,7 +53,7 @@ def classifier() -> ImageClassifier:
 
 
 def trainer(folder: Path, *callbacks: Callback) -> Trainer:
-    """That of a program of one's own, which logs to `folder`."""
+    """A trainer as in a user's own program. It logs to `folder`."""
     options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     options |= {"enable_checkpointing": False, "logger": TensorBoardLogger(folder, "", ""), "num_sanity_val_steps": 0}
     return Trainer(max_epochs=1, limit_train_batches=1, log_every_n_steps=1, callbacks=list(callbacks), **options)
@@ -97,7 +97,7 @@ def test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples of one length share a batch, so that the order is not the file's."""
+    """Each text is shown with its own label, though bucketing changes the order of the samples."""
     make_text_file(tmp_path / "train.csv", names=("ham", "spam"), per_class=40)
     calls = drawn(monkeypatch)
     sizes = ["--model.hidden_size=16", "--model.num_layers=1", "--model.num_heads=2", "--model.recipe.lr=1e-6"]
@@ -139,7 +139,7 @@ def test_validation_alone_is_always_drawn(tmp_path: Path) -> None:
 
 
 class TwoLoaders(Digits):
-    """Validates twice."""
+    """Has two validation dataloaders."""
 
     def val_dataloader(self) -> Any:
         return [super().val_dataloader(), super().val_dataloader()]
@@ -183,7 +183,7 @@ def test_what_is_kept_for_the_projector_is_no_view() -> None:
 
 
 class TellsSamples(Callback):
-    """Says how many samples a confusion matrix has."""
+    """Prints the number of samples in the confusion matrix."""
 
     def _tell(self, trainer: Trainer, split: str) -> None:
         (callback,) = (c for c in trainer.callbacks if isinstance(c, EvaluationPictures))  # type: ignore[attr-defined]
@@ -197,7 +197,7 @@ class TellsSamples(Callback):
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    """229 to validate: one process has 115 of them, and the other 114; the first one draws, and none waits."""
+    """With 115 and 114 validation samples, the first process draws all 229, and no process hangs."""
     splits = ["--data.val_fraction=0.1274", "--data.test_fraction=0.1502"]
     tells = "--trainer.callbacks=tests.callbacks.test_evaluation_pictures.TellsSamples"
     (done,) = run_jobs(tmp_path, [(2, ["fit", *DIGITS, *splits, tells])])

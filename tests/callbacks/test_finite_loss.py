@@ -1,4 +1,4 @@
-"""A loss that is not finite is traced to the layer that it comes from."""
+"""A loss that is not finite is traced to the layer that causes it."""
 
 import pytest
 import torch

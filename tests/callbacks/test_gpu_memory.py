@@ -1,4 +1,4 @@
-"""Peak memory of a GPU; the device's own figure stands in for it where there is none."""
+"""Peak memory of a GPU. The tests that run without a GPU replace torch's functions for it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from src.callbacks import GPUMemory
 
 
 def logged(device: str, every: int, start: int = 0) -> list[tuple[int, float]]:
-    """By step, in four steps of two batches each, after `start` steps of the run that goes on."""
+    """The logged values and their steps, in four steps of two batches each. The run resumes after `start` steps."""
     found: list[tuple[int, float]] = []
     trainer: Any = SimpleNamespace(global_step=start, log_every_n_steps=every)
     module: Any = SimpleNamespace(
@@ -39,5 +39,5 @@ def test_a_cpu_has_none() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_tensor_counts_though_it_is_gone() -> None:
-    torch.empty(2**28, device="cuda")  # before training: does not count
+    torch.empty(2**28, device="cuda")  # allocated before training, so not counted
     assert 0 <= logged("cuda", every=4)[0][1] < 2**8

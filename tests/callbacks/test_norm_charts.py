@@ -1,4 +1,4 @@
-"""The charts and heat maps of the norms' statistics show each layer and each step."""
+"""Charts and heat maps of the norms' statistics show each layer and each step."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The measures of a large tensor are those of a part of it; dead channels and eval gaps are what a hand computes."""
+"""A sample of a large tensor gives nearly its measures; dead channels and eval gaps equal values computed by hand."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from src.norms import BatchNorm1d
 
 
 def bordered(shape: tuple[int, ...], dim: int) -> Tensor:
-    """Noise, far larger along a border: at the first position of dimension `dim`."""
+    """Noise with far larger values along a border, at the first position of dimension `dim`."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 2
     x.select(dim, 0).add_(30)
     return x
 
 
-# Of the last maps, one position of as many as a map has.
+# In the last shape, the step between sampled values equals the number of positions in a map.
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", [(8, 16, 96, 96), (64, 64, 32, 32), (1, 8, 512, 512), (512, 512, 7, 7)])
 @pytest.mark.parametrize("dim", [2, 3])
@@ -33,7 +33,7 @@ def test_of_a_large_map_some_values_are_enough(shape: tuple[int, ...], dim: int,
 
 @pytest.mark.parametrize("shape", [(64, 128, 512), (256, 64, 1024), (2, 4096, 256)])
 def test_of_long_texts_some_tokens_are_enough(shape: tuple[int, ...]) -> None:
-    """Those after the first of each text, too, and their own positions in the mask."""
+    """The sample includes tokens after the first of each text, and the matching positions of the mask."""
     mask = torch.arange(shape[1]) < torch.linspace(2, shape[1], shape[0])[:, None]
     x = bordered(shape, 1).masked_fill(~mask[:, :, None], 1e6)
     seen = subsample(x, -1, mask)
@@ -74,7 +74,7 @@ def test_dead_and_saturated_channels(activation: nn.Module, values: list[list[fl
 
 
 def test_the_eval_gap_of_a_constant_channel_is_its_shift() -> None:
-    """Its outputs are equal in training and in eval where its mean is the running one."""
+    """The gap is 0 where the channel's mean equals the running mean."""
     layer = BatchNorm1d(2)
     assert eval_gap(layer, torch.zeros(2), torch.zeros(2)).item() == 0
     assert eval_gap(layer, torch.ones(2), torch.zeros(2)).item() == pytest.approx(1, rel=1e-3)

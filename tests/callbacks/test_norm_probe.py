@@ -1,4 +1,4 @@
-"""The probe finds each norm and measures the run of it that counts, without padding."""
+"""The probe finds each norm, and measures its last full call without padding."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tests.helpers.small_net import measure
 
 @pytest.mark.parametrize("name", NORMS)
 def test_each_norm_is_seen_at_the_same_places(name: str, tmp_path: Path) -> None:
-    """In the order in which they run; what has no statistics, no parameters or no running ones lacks these alone."""
+    """Norms come in the order of their calls. A norm lacks only the quantities of parts that it does not have."""
     model = ImageClassifier("resnet18", NORMS[name], stem="small", width=32)
     names = [norm.name for norm in find_norms(model.backbone)]
     assert len(names) == 20
@@ -42,7 +42,7 @@ def test_each_norm_is_seen_at_the_same_places(name: str, tmp_path: Path) -> None
 
 
 def test_padding_is_left_out() -> None:
-    """However far a batch is padded."""
+    """The measures do not depend on the length to which a batch is padded."""
     torch.manual_seed(0)
     model = TextClassifier(
         norm=NORMS["LayerNorm"], hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, vocab_size=64
@@ -61,7 +61,7 @@ def test_padding_is_left_out() -> None:
 
 
 def test_two_activations_after_a_residual() -> None:
-    """Of a ResNet's block, the norm of the shortcut and the last one share the activation after their sum."""
+    """In a ResNet's block, the shortcut's norm and the last norm share the activation after their sum."""
     model = ImageClassifier("resnet18", NORMS["BatchNorm"], stem="small", width=8)
     with torch.no_grad():
         for name in ("bn2", "downsample.1"):
@@ -76,7 +76,7 @@ def test_two_activations_after_a_residual() -> None:
 
 
 def test_the_channels_of_an_activation_are_those_of_the_norm_before_it() -> None:
-    """In a ConvNeXt, a norm of `(N, C, H, W)` goes before the first block's, which is of `(N, H, W, C)`."""
+    """In a ConvNeXt, a norm on `(N, C, H, W)` precedes the first block's norm, which is on `(N, H, W, C)`."""
     torch.manual_seed(0)
     model = nn.Sequential(
         NORMS["LayerNorm"](4, 1), Permute([0, 2, 3, 1]), NORMS["LayerNorm"](4, -1), nn.Linear(4, 16), nn.GELU()
@@ -88,7 +88,7 @@ def test_the_channels_of_an_activation_are_those_of_the_norm_before_it() -> None
 
 
 class Residual(nn.Module):
-    """`x + 2 norm(x)`, x being a layer's output."""
+    """`x + 2 norm(x)`, where x is the output of a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,12 +102,12 @@ class Residual(nn.Module):
 
 def test_the_gradient_at_an_identity_is_without_that_of_other_ways() -> None:
     model, x = Residual(), torch.ones(2, 3)
-    expected = 2 * 2 * model(x)  # of the sum of squares
+    expected = 2 * 2 * model(x)  # the gradient of the sum of squares
     assert measure(model, x)["gradient_norm", "norm"] == pytest.approx(expected.norm().item(), rel=1e-5)
 
 
 class Shared(nn.Module):
-    """One norm that runs three times: before an activation, on other values, and on fewer of them."""
+    """One norm that is called three times: before an activation, on other values, and on fewer values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Shared(nn.Module):
 
 
 class Repeated(nn.Module):
-    """A forward pass that the backward pass repeats."""
+    """A model whose forward pass is repeated in the backward pass."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_of_a_layer_that_runs_several_times_the_last_full_run_counts() -> None:
     assert found["input_mean", "norm"] == pytest.approx(taken.mean().item(), rel=1e-5)
     assert found["input_std", "norm"] == pytest.approx(taken.std(correction=0).item(), rel=1e-5)
     assert found["gradient_norm", "norm"] == pytest.approx((2 * 2 * y).norm().item(), rel=1e-5)
-    assert ("stuck_share", "norm") not in found  # which was the first run's
+    assert ("stuck_share", "norm") not in found  # only the first call precedes the activation
     assert {key: value for key, value in measure(Repeated(model), x).items() if "gradient_norm" not in key[0]} == {
         (key, "model.norm"): value for (key, _), value in found.items() if "gradient_norm" not in key
     }
@@ -153,7 +153,7 @@ def test_of_a_layer_that_runs_several_times_the_last_full_run_counts() -> None:
 
 @pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm"])
 def test_a_recurrence_is_seen_past_its_first_step(name: str) -> None:
-    """Whose state is 0."""
+    """The probe does not measure the first step, in which the state is 0."""
     torch.manual_seed(0)
     model = LSTMClassifier(norm=NORMS[name], hidden_size=8, vocab_size=20, max_length=6)
     steps: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""What NormStatistics logs is what a hand computes, and training stays what it was."""
+"""NormStatistics logs the values of a computation by hand, and does not change training."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ from tests.helpers.train_jobs import run_jobs
 
 
 def test_the_numbers_are_those_of_a_hand_computation(tmp_path: Path) -> None:
-    """The second of three measured steps of SGD, done by hand up to there with torch's own layer."""
+    """The second of three measured steps is compared with SGD by hand, with torch's own layer."""
     seed_everything(0)
     model = Net(nn.BatchNorm1d(4))
     model.backbone[3] = nn.Identity()
@@ -65,7 +65,7 @@ def test_the_numbers_are_those_of_a_hand_computation(tmp_path: Path) -> None:
 
 
 def test_nothing_in_training_changes() -> None:
-    """Weights, running statistics and random numbers, to the bit; with activation checkpointing, too."""
+    """Weights, running statistics and random numbers stay equal to the bit, also with activation checkpointing."""
     layers: list[Callable[[], nn.Module]] = [
         partial(BatchNorm1d, 4),
         partial(nn.LayerNorm, 4),
@@ -94,14 +94,14 @@ def test_a_compiled_model_gives_the_same_numbers_and_is_not_compiled_again(tmp_p
         seen = CompiledSteps()
         fit(model, batches(), NormStatistics(every_n_steps=3), seen, folder=tmp_path / str(compile))
         found[compile] = scalars(tmp_path / str(compile))
-    assert seen.graphs == [0, 1, 1, 1, 1, 1]  # the first step is measured
+    assert seen.graphs == [0, 1, 1, 1, 1, 1]  # the first step is measured, so it runs uncompiled
     assert found[True].keys() == found[False].keys()
     for tag, values in found[False].items():
         assert [v for _, v in found[True][tag]] == pytest.approx([v for _, v in values], rel=1e-4, abs=1e-6), tag
 
 
 class CompiledSteps(Callback):
-    """How many graphs were compiled, after each step."""
+    """Records the number of compiled graphs after each step."""
 
     def __init__(self) -> None:
         self.graphs: list[int] = []
@@ -133,7 +133,7 @@ FEW += ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--no
 
 @pytest.mark.parametrize("sync", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_two_processes(tmp_path: Path, sync: str) -> None:
-    """The first one logs; what they do together is the same with and without, and none waits for the other."""
+    """The first process logs. The weights are equal with and without statistics, and no process hangs."""
     command = ["fit", "--config=configs/digits.yaml", *FEW, f"--trainer.sync_batchnorm={sync}"]
     jobs = [(2, command), (2, [*command, "--norm_statistics.every_n_steps=0", "--experiment=off"])]
     for done in run_jobs(tmp_path, jobs):

@@ -1,4 +1,4 @@
-"""What goes wrong with norms is warned of once; a healthy run is not."""
+"""Each problem with a norm causes one warning; a healthy run causes none."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ def test_an_exploding_running_variance_is_warned_of_once(caplog: pytest.LogCaptu
 
 
 def test_an_eval_gap_is_warned_of_once_the_running_statistics_have_settled(caplog: pytest.LogCaptureFixture) -> None:
-    """A momentum of 0.5 has forgotten its start after 7 batches; before, a gap says nothing."""
+    """With a momentum of 0.5, the initial value has lost its influence after 7 batches; an earlier gap is ignored."""
     data = [(x + 50 * (-1) ** step, labels) for step, (x, labels) in enumerate(batches(20))]
     fit(Net(BatchNorm1d(4, momentum=0.5), lr=0.0), data, NormStatistics(every_n_steps=1))
     (message,) = warnings_in(caplog)

@@ -1,4 +1,4 @@
-"""Which checkpoints fit a command, and what is said of those that do not."""
+"""Checkpoints that fit a command, and the errors for checkpoints that do not."""
 
 from pathlib import Path
 
@@ -31,7 +31,8 @@ def test_a_checkpoint_of_another_model(
         shown = error_of(monkeypatch, capsys, tmp_path, f"test {files} --ckpt_path=best {arguments}")
         assert shown == head + line
 
-    # What cannot change the weights wins; in a resumed training the recipe cannot change under the optimizer's state.
+    # An option that cannot change the weights may differ from the checkpoint's. In a resumed training, the recipe may
+    # not differ: the optimizer's state depends on it.
     free = ["--model.recipe.lr=0.5", "--model.channels_last=true"]
     run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=best", *free, *PLAIN)
     shown = error_of(monkeypatch, capsys, tmp_path, f"fit {files} --ckpt_path=last --model.recipe.lr=0.5")
@@ -46,7 +47,7 @@ def test_a_checkpoint_of_another_version(
     path = tmp_path / "runs/debug/version_0/checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
 
-    del checkpoint["versions"]  # of before they were kept
+    del checkpoint["versions"]  # as in checkpoints from before versions were saved
     torch.save(checkpoint, path)
     run_here(monkeypatch, tmp_path, "test", *files.split(), "--ckpt_path=last", *PLAIN)
 

@@ -1,4 +1,4 @@
-"""Checkpoints and configurations that an earlier version wrote: its literal words and numbers, before modules moved."""
+"""Checkpoints and configurations of an earlier version, word for word, from before modules moved."""
 
 import importlib
 from pathlib import Path
@@ -50,7 +50,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "backbone.classifier.weight": (2, 3),
     "backbone.classifier.bias": (2,),
 }
-# What the earlier version computed with the weights below, from cos(0), ..., cos(7) as two samples.
+# The earlier version computed these numbers with the weights below, from cos(0), ..., cos(7) as two samples.
 IN_EVAL = [[1.6511468887329102, 1.8613897562026978], [2.777876377105713, 2.922747850418091]]
 IN_TRAINING = [[1.38356351852417, 1.550167441368103], [2.4022302627563477, 2.6008365154266357]]
 RUNNING_VAR = [0.22476106882095337, 0.620093047618866, 1.013769507408142]

@@ -1,4 +1,4 @@
-"""Scores and predictions do not depend on how many processes make them, on splits that these do not divide."""
+"""Scores and predictions do not depend on the number of processes, even if it does not divide the split."""
 
 import csv
 import re
@@ -14,8 +14,8 @@ from tests.helpers.ranks import Ranks
 from tests.helpers.train_command import PLAIN, run_here
 from tests.helpers.train_jobs import Done, run_jobs
 
-# 271 images to test: 136 and 135, or 91, 90 and 90, for each process; in batches of 45 the first has one batch more.
-# 229 to validate: 115 and 114, in batches of 38 the same.
+# The test split has 271 images: the processes have 136 and 135, or 91, 90 and 90. With batches of 45, the first process
+# has one batch more. The validation split has 229: 115 and 114. With batches of 38, the first has one batch more, too.
 SPLITS = ["--data.test_fraction=0.1506", "--data.val_fraction=0.12743"]
 DIGITS = ["--config=configs/digits.yaml", "--model.width=8", "--data.crop_padding=0", *SPLITS, *PLAIN]
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=8", "--data.batch_size=38"]
@@ -25,7 +25,7 @@ NUM_TEST = 271
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
-    """Runs of several processes, one after the other, and their folder."""
+    """The folder and the results of several runs, one after the other, each with several processes."""
     folder = tmp_path_factory.mktemp("ranks")
     use = [*DIGITS, "--ckpt_path=best", "--data.batch_size=45"]
     short = ["fit", *DIGITS, *SHORT, "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
@@ -57,7 +57,7 @@ def test_each_number_of_processes_gives_the_same_test_scores(
     assert set(one) == {"test/loss", "test/accuracy", "test/f1"}
     right = one["test/accuracy"] * NUM_TEST
     assert right == pytest.approx(round(right), abs=1e-4)
-    assert 0.2 < one["test/accuracy"] < 0.99  # some are right and some are not
+    assert 0.2 < one["test/accuracy"] < 0.99  # some predictions are right, and some are wrong
     for several in (done["test 2"], done["test 3"]):
         assert set(several.codes) == {0}, several.shown
         found = scores(several.shown)
@@ -68,7 +68,7 @@ def test_each_number_of_processes_gives_the_same_test_scores(
 def test_validation_during_training_is_that_of_the_checkpoint(
     jobs: tuple[Path, dict[str, Done]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the running statistics that are saved, though each process has its own in training; batches of any size."""
+    """Validation takes the saved running statistics, though each process has its own in training, at any batch size."""
     folder, done = jobs
     assert done["fit"].codes == [0, 0], done["fit"].shown
     logged = EventAccumulator(str(folder / "runs/digits/version_0")).Reload()

@@ -1,4 +1,4 @@
-"""A user's mistakes: one message, whole, and exit code 2."""
+"""A user's mistake gives one complete message and exit code 2."""
 
 from pathlib import Path
 
@@ -183,7 +183,7 @@ def test_an_unknown_backbone_lists_what_there_is(
             "unknown option of EarlyStopping 'monitr'. Did you mean 'monitor'?",
         ),
         ("--trainer.precision=17", "trainer.precision: expected one of 64, 32, 16, "),
-        # Mistakes of a kind that is not foreseen come through in the words of whoever found them.
+        # For an unforeseen mistake, the message is that of the code that detects it.
         ("surplus", ""),
         ("--experiment", ""),
         ("--trainer=3", ""),
@@ -234,7 +234,7 @@ def test_gpus_that_are_not_there(
 @pytest.mark.parametrize(
     ("arguments", "asked"),
     [
-        ("", "1 devices on 1 nodes make 1"),  # each would train alone
+        ("", "1 devices on 1 nodes make 1"),  # each process would train by itself
         ("--trainer.devices=3 --trainer.strategy=ddp", "3 devices on 1 nodes make 3"),
         ("--trainer.devices=2 --trainer.num_nodes=2 --trainer.strategy=ddp", "2 devices on 2 nodes make 4"),
     ],

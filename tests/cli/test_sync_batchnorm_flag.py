@@ -1,4 +1,4 @@
-"""`--trainer.sync_batchnorm=true`: what it does to a run, what it leaves behind, and where it is refused."""
+"""`--trainer.sync_batchnorm=true`: its effect on a run, the state after the run, and the cases that are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ TRAIN = ["fit", "--config", "configs/digits.yaml", "--data.crop_padding=0", "--m
 
 
 def test_two_processes_end_where_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command with half the batch in each of two processes: the same weights and running statistics."""
+    """Two processes with half the batch each end with the weights and running statistics of one process."""
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     two = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2", "--data.batch_size=32"]

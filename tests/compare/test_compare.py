@@ -53,12 +53,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command() -> list[str]:
-    """The flags beat the study's keys."""
+    """A command whose flags override the keys of the study."""
     return [*TINY, "--study=study.yaml", "--trainer.max_epochs=6"]
 
 
 def wait_until_ended(pid: int) -> None:
-    """The kernel ends what a killed comparison has started."""
+    """Wait until the kernel has ended the run of a killed comparison."""
     descriptor = os.pidfd_open(pid) if is_running(pid) else None
     if descriptor is not None:
         assert select.select([descriptor], [], [], 60)[0], "the run goes on without its comparison"
@@ -67,7 +67,7 @@ def wait_until_ended(pid: int) -> None:
 
 @pytest.fixture(scope="module")
 def comparison(interrupted: Path) -> tuple[Path, dict[Path, int]]:
-    """The same command once more, and when the files of the first run had been written before it."""
+    """The folder after the same command again, and the times of the first run's files before it."""
     first = interrupted / "runs/compare/study/BatchNorm"
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def test_the_tables_hold_what_the_runs_logged(comparison: tuple[Path, dict[Path,
     difference = float(found[1]["test_accuracy"]) - float(found[0]["test_accuracy"])
     table = rows(folder / "table.csv")
     assert float(table[1]["difference"]) == pytest.approx(difference)
-    assert (table[0]["difference"], table[1]["difference_low"]) == ("", "")  # the baseline; one seed, no interval
+    assert (table[0]["difference"], table[1]["difference_low"]) == ("", "")  # the baseline; one seed has no interval
     markdown = (folder / "table.md").read_text()
     assert f"| Identity | {float(found[1]['test_accuracy']):.4f} | {difference:+.4f} (one seed) |" in markdown
     assert "`python compare.py --config configs/digits.yaml" in markdown
@@ -129,7 +129,7 @@ def test_tensorboards_hparams_page_holds_the_final_metric(comparison: tuple[Path
 def test_a_run_that_fails_and_one_that_diverges(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first is reported, and ends neither the second nor the comparison's tables."""
+    """The failed run is reported. The comparison still makes the second run and writes its tables."""
     (tmp_path / "train.py").write_text(FAILS_WITH_GROUP_NORM.format(script=str(REPOSITORY / "train.py")))
     monkeypatch.setattr("src.compare.run.REPOSITORY", tmp_path)
     flags = ["--norms=GroupNorm(num_groups=2),Identity", "--learning_rates=1e30", "--trainer.max_epochs=9"]
@@ -142,7 +142,7 @@ def test_a_run_that_fails_and_one_that_diverges(
     found = rows(tmp_path / "out/table.csv")
     assert [(row["finished"], row["diverged"], row["failed"]) for row in found] == [("0", "0", "1"), ("0", "1", "0")]
     epochs = read_scalars(tmp_path / "out/Identity_lr=1e+30/seed_0/version_0")["train/loss_epoch"]
-    assert len(epochs) == 1  # of 9
+    assert len(epochs) == 1  # of 9 epochs
 
 
 def test_the_number_of_runs_is_said_first_and_a_dry_run_starts_none(
@@ -198,7 +198,7 @@ def test_a_mistake_ends_the_comparison_before_anything_runs(
     arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "empty.yaml").write_text("seeds: 2\n")
-    shown = error_of(monkeypatch, capsys, tmp_path, f"{arguments} --dry_run")  # lest a mistake that is missed trains
+    shown = error_of(monkeypatch, capsys, tmp_path, f"{arguments} --dry_run")  # if a mistake is missed, no run starts
     assert message in shown
     assert shown.startswith("error: ")
     assert len(shown.splitlines()) == 1
@@ -240,7 +240,7 @@ def test_two_comparisons_do_not_share_a_folder(
     with hold(tmp_path / "out"):
         shown = error_of(monkeypatch, capsys, tmp_path, "--config=configs/digits.yaml --output=out")
     assert shown == ("error: another comparison is running in out: wait until it has ended, or choose another --output")
-    with hold(tmp_path / "out"):  # what has ended does not hold it
+    with hold(tmp_path / "out"):  # a comparison that has ended does not hold the folder
         pass
 
 

@@ -1,4 +1,4 @@
-"""Curves, read back from event files."""
+"""Curves read from event files."""
 
 import math
 import time
@@ -16,7 +16,7 @@ Points = list[tuple[int, float, float]]
 
 
 def write_events(folder: Path, begun: int, curves: dict[str, Points]) -> None:
-    """An event file begun at this second; points are `(step, second, value)`."""
+    """Write an event file that begins at second `begun`. Points are `(step, second, value)`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "time", lambda: float(begun))
         writer = EventFileWriter(str(folder))
@@ -31,7 +31,7 @@ def write_events(folder: Path, begun: int, curves: dict[str, Points]) -> None:
 
 
 def test_every_point_is_read(tmp_path: Path) -> None:
-    """More of them than TensorBoard keeps for a chart, too."""
+    """The reader returns all 20,000 points, more than TensorBoard keeps for a chart."""
     write_events(tmp_path, 100, {"train/loss": [(step, 100 + step / 100, 1 / (1 + step)) for step in range(20_000)]})
     losses = read_scalars(tmp_path)["train/loss"]
     assert [step for step, _, _ in losses] == list(range(20_000))
@@ -43,7 +43,7 @@ def test_a_run_that_went_on_has_each_step_once_and_no_time_in_between(tmp_path: 
         tmp_path, 100, {"train/loss": [(5, 100, 9.0), (10, 102, 8.0), (15, 104, 7.0)], "epoch": [(10, 102, 0)]}
     )
     write_events(tmp_path, 900, {"train/loss": [(15, 900, 7.5), (20, 903, 6.0)], "epoch": [(20, 903, 1)]})
-    write_events(tmp_path, 950, {"hp/test/accuracy": [(0, 950, 0.5)]})  # the HPARAMS page's, in a file of their own
+    write_events(tmp_path, 950, {"hp/test/accuracy": [(0, 950, 0.5)]})  # the HPARAMS page has its own file
     curves = read_scalars(tmp_path)
     assert [(step, value) for step, _, value in curves["train/loss"]] == [(5, 9.0), (10, 8.0), (15, 7.5), (20, 6.0)]
     assert [seconds for _, seconds, _ in curves["train/loss"]] == [0, 2, 2, 5]

@@ -24,7 +24,7 @@ def test_a_paired_difference_is_scipys() -> None:
     assert found
     assert found.mean == pytest.approx(0.025)
     assert found.interval == pytest.approx((expected.low, expected.high))
-    # Not that of two independent samples, which is wider: pairing is what is tested.
+    # The test is paired: the interval of two independent samples is wider.
     assert found.margin
     assert found.margin < stats.ttest_ind(list(ours.values()), list(theirs.values())).confidence_interval().high - 0.025
 

@@ -1,4 +1,4 @@
-"""Several runs on this machine: what fails or is interrupted in one of them."""
+"""Several runs on this machine, one of which fails or is interrupted."""
 
 from pathlib import Path
 

@@ -23,7 +23,7 @@ def test_a_running_run_has_a_bar_that_follows_its_validation_accuracy(tmp_path: 
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
     progress = ComparisonProgress(console, [job], 0, lambda job, state: state.status)
     progress._update_bar(job)
-    assert len(progress.progress.tasks) == 1  # an earlier comparison started it
+    assert len(progress.progress.tasks) == 1  # the state is from an earlier comparison, so there is no bar
     save_state(job, State("started", state.first_version))
     progress._update_bar(job)
     bar = progress.progress.tasks[1]

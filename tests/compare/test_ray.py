@@ -32,7 +32,7 @@ def test_without_ray_the_error_says_how_to_install_it(
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """Of a cluster of two nodes with one core each."""
+    """The address of a cluster of two nodes with one core each."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-ray.txt")
     from ray.cluster_utils import Cluster
 
@@ -57,7 +57,7 @@ def test_a_killed_workers_run_is_retried_and_the_results_are_those_of_local_runs
     os.kill(parent_of(pid), signal.SIGKILL)
     shown, _ = process.communicate(timeout=300)
     assert process.returncode == 0, shown
-    assert "Restored all states" in (folder / "log.txt").read_text()  # the second attempt went on
+    assert "Restored all states" in (folder / "log.txt").read_text()  # the second attempt resumed
 
     assert compare_here(monkeypatch, here, *command) == 0
     for name in ("seed", "norm", "status", "test_accuracy"):

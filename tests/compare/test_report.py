@@ -1,4 +1,4 @@
-"""Tables and the chart, of runs whose numbers are known."""
+"""The tables and the chart of runs with known numbers."""
 
 import math
 from dataclasses import replace
@@ -108,7 +108,7 @@ def test_the_chart_is_drawn_whatever_finished(num_arms: int, tmp_path: Path) -> 
 
 
 def test_what_a_study_measures_beyond_the_usual() -> None:
-    """The mean of all tags that fit over the run, or the last value; what is not finite or not there counts nothing."""
+    """A measure is the mean of all matching tags, or the last value. Values that are not finite are skipped."""
     curves = {
         "norms/eval_gap/a": [(1, 0.0, 0.1), (2, 0.0, 0.3), (3, 0.0, math.nan)],
         "norms/eval_gap/b": [(1, 0.0, 0.6)],

@@ -1,4 +1,4 @@
-"""One run: its process, its state, and what follows from both. A script stands in for train.py."""
+"""One run: its process, its state, and the effect of both. A stand-in script replaces train.py."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stop_in_the_middle(job: Job) -> int:
-    """Stop the run when its process says that it is there; its PID."""
+    """Stop the run as soon as its process has written its PID, and return the PID."""
     written = job.folder / "pid"
     with pytest.raises(KeyboardInterrupt):
         execute(job, stopped=lambda: written.is_file() and bool(written.read_text()))
@@ -35,7 +35,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_the_peak_memory_is_the_runs_own(tmp_path: Path) -> None:
-    """And not of the process that started it, with which a child's maximum begins on Linux."""
+    """On Linux, a child's maximum starts at the memory of its parent; the parent's memory is not counted."""
     large = b"x" * 2**29
     assert 2**23 < execute(make_job(tmp_path)).peak_memory < len(large)
 
@@ -99,7 +99,7 @@ def test_how_a_run_ends(flag: str, status: str, error: str, tmp_path: Path) -> N
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
-    """With its own log, so that an old error is not taken for a new one."""
+    """Each attempt appends to the log, and only the last attempt's error is reported."""
     job = make_job(tmp_path, "--mistake=first")
     execute(job)
     again = execute(make_job(tmp_path, "--raise=second"))

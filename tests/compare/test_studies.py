@@ -1,4 +1,4 @@
-"""The studies of configs/studies: what they ask for is there."""
+"""The studies in configs/studies use only options that exist."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fixtures: datasets on stand-in files, and a network that fails."""
+"""Fixtures: datasets on stand-in files, and downloads that fail."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.helpers.standin_data import make_text_file, use_standins
 
 @pytest.fixture
 def make_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., ImageData | TextData | ArrayData]:
-    """`make_data("Digits", batch_size=8)`: the dataset on stand-in files, set up."""
+    """`make_data("Digits", batch_size=8)` sets up the dataset on stand-in files, and returns it."""
     arguments = use_standins(monkeypatch, tmp_path)
 
     def make(name: str, **changes: Any) -> ImageData | TextData | ArrayData:
@@ -29,7 +29,7 @@ def make_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
 
 @pytest.fixture
 def set_up_texts(tmp_path: Path) -> Callable[..., TextFiles]:
-    """`set_up_texts(vocab_size=64)`: a stand-in file of texts below `tmp_path`, set up."""
+    """`set_up_texts(vocab_size=64)` sets up the texts of a stand-in file in `tmp_path`, and returns them."""
 
     def set_up(**changes: Any) -> TextFiles:
         train = str(make_text_file(tmp_path / "train.csv"))
@@ -43,7 +43,7 @@ def set_up_texts(tmp_path: Path) -> Callable[..., TextFiles]:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Downloads leave half a file behind and fail."""
+    """Each download leaves half a file behind, and fails."""
 
     def fail(url: str, download_root: str, **options: Any) -> None:
         os.makedirs(download_root, exist_ok=True)

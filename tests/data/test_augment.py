@@ -1,4 +1,4 @@
-"""Augmentation moves the pixels of each sample in its own way and invents none."""
+"""Augmentation shifts and flips each sample independently, and adds no pixel values except 0."""
 
 import torch
 
@@ -6,7 +6,7 @@ from src.data.augment import augment
 
 
 def images_of(num_samples: int = 64) -> torch.Tensor:
-    """The same picture for all samples, its pixels all different and none of them 0."""
+    """The same image for all samples. Its pixels all differ, and none is 0."""
     return torch.arange(1, 2 * 7 * 9 + 1, dtype=torch.uint8).reshape(1, 2, 7, 9).repeat(num_samples, 1, 1, 1)
 
 

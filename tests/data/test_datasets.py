@@ -1,4 +1,4 @@
-"""What holds for every dataset in the table."""
+"""Properties of every dataset in the table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,7 @@ def test_splits_are_stratified_fixed_by_their_seed_and_complete(make_data: Calla
     }
     whole = sum(counts.values())
     for split in counts:
-        # Each class has the split's share of its samples, as nearly as whole ones allow.
+        # The split holds its share of each class, rounded to a whole number of samples.
         assert np.abs(counts[split] - whole * counts[split].sum() / whole.sum()).max() <= 1
 
     def held_out(**changes: Any) -> tuple[Any, Any]:

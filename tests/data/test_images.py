@@ -1,4 +1,4 @@
-"""Images in batches: the covariate shift of evaluation."""
+"""Batches of images: the covariate shift in evaluation."""
 
 import torch
 

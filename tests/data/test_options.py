@@ -1,4 +1,4 @@
-"""The options of each dataset: their help, their defaults, and which ones a dataset fixes."""
+"""The options of each dataset: their help, their defaults, and the options that a dataset fixes."""
 
 import inspect
 from typing import Any

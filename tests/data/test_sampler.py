@@ -1,4 +1,4 @@
-"""The sampler's promises, for several numbers of samples, batch sizes and ranks."""
+"""Properties of the sampler, for several numbers of samples, batch sizes and ranks."""
 
 from typing import Any
 
@@ -76,7 +76,7 @@ def test_prediction_keeps_the_order() -> None:
     assert list(BatchSampler(5, 2)) == [[0, 1], [2, 3], [4]]
 
 
-# Samples, median length and max_length as in R8, R52 and 20 Newsgroups, whose lengths are about lognormal.
+# Number of samples, median length and max_length of R8, R52 and 20 Newsgroups. Their lengths are about lognormal.
 COLLECTIONS = [(5000, 69, 192), (6000, 76, 192), (10000, 175, 512)]
 
 
@@ -97,7 +97,7 @@ def test_buckets_leave_little_padding_and_still_mix(
     assert padding() < 0.1
     in_order = [range(start, start + batch_size) for start in range(0, num_samples - batch_size, batch_size)]
     assert padding_share(lengths, in_order) > 0.3
-    # Sorted batches would correlate with their place in the epoch by more than 0.8.
+    # With sorted batches, the correlation of mean length and position in the epoch would be above 0.8.
     sampler = BatchSampler(num_samples, batch_size, shuffle=True, drop_last=True, lengths=lengths)
     means = [lengths[batch].mean() for batch in sampler]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.4

@@ -1,4 +1,4 @@
-"""Scaling gives the numbers that its name says, from the rows that it is given."""
+"""Standardization, min-max scaling and no scaling, with statistics of the given rows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tables: their units and scaling, and the names of their classes."""
+"""Tables: their units, their scaling, and the names of their classes."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_table_keeps_its_units_unless_scaled(table: type[BreastCancer | Wine], n
     assert sum(len(plain.datasets[split]) for split in ("train", "val", "test")) == num_samples
     spread = inputs_of(plain, "train").std(0, correction=0)
     assert spread.max() / spread.min() > 1e3
-    # Fitted on the training split, and the same for the others.
+    # The scaling is computed from the training split, and applied to all splits.
     torch.testing.assert_close(inputs_of(scaled, "train").std(0, correction=0), torch.ones(len(spread)))
     mean = inputs_of(plain, "train").mean(0)
     torch.testing.assert_close(inputs_of(scaled, "test"), (inputs_of(plain, "test") - mean) / spread)

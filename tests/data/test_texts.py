@@ -1,4 +1,4 @@
-"""Texts in batches: padding, token dropout, bucketing, and checkpoints of another tokenizer."""
+"""Batches of texts: padding, token dropout, bucketing, and checkpoints of another tokenizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,14 +33,14 @@ def test_dropped_tokens_leave_the_rest_in_order() -> None:
     seen = [drop_tokens(inputs, 0.5, special, 0) for _ in range(50)]
     for batch in seen:
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        # 10 of 20 tokens and 4 of 7 stay, and both special ones.
+        # Of 20 tokens, 10 stay; of 7 tokens, 4 stay; both special tokens always stay.
         assert mask.sum(1).tolist() == [12, 6, 2]
         assert ids.shape == mask.shape == (3, 12)
         assert torch.equal(ids == 0, mask == 0)
         for row, length, text in zip(ids.tolist(), (12, 6, 2), texts, strict=True):
             assert row[:length] == sorted(set(row[:length]), key=text.index)
             assert (row[0], row[length - 1]) == (1, 2)
-    # Each token has its turn.
+    # Each token stays in at least one of the 50 batches.
     assert {index for batch in seen for index in batch["input_ids"][0].tolist()} == set(texts[0])
     assert len({tuple(batch["input_ids"][0].tolist()) for batch in seen}) > 40
 

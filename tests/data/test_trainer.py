@@ -1,4 +1,4 @@
-"""What Lightning does with the data: epochs, stages, overfitting, prediction."""
+"""The data in Lightning's trainer: epochs, stages, overfitting, prediction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.helpers.standin_data import make_text_file
 
 
 class Recorder(LightningModule):
-    """Keeps the images and labels that each stage is given."""
+    """Records the images and labels of each stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_only_training_is_augmented(trainer_of: Callable[..., Trainer]) -> None:
         batches = [data.on_after_batch_transfer(batch, 0)[0] for batch in getattr(data, f"{split}_dataloader")()]
         return torch.cat(batches)
 
-    # Validation was seen by the sanity check (2 batches) and then whole.
+    # The sanity check takes 2 validation batches; then validation takes the whole split.
     seen = {stage: torch.cat([images for _, images, _ in model.seen[stage]]) for stage in ("train", "val", "test")}
     torch.testing.assert_close(seen["val"], torch.cat([plain("val")[:128], plain("val")]))
     torch.testing.assert_close(seen["test"], plain("test"))
@@ -92,7 +92,7 @@ def test_overfitting_sees_the_same_batches_in_each_epoch(trainer_of: Callable[..
     trainer_of(overfit_batches=2).fit(model, datamodule=Digits())
     assert epoch_labels(model, 0) == epoch_labels(model, 1)
     assert [len(labels) for labels in epoch_labels(model, 0)] == [64, 64]
-    # Mixed classes, as in training.
+    # The batch has all classes, as in training.
     assert len(set(epoch_labels(model, 0)[0])) == 10
 
 
@@ -105,7 +105,7 @@ def test_prediction_keeps_the_order_and_takes_the_run_s_precision(trainer_of: Ca
 
 
 class TextRecorder(LightningModule):
-    """Keeps the ids that each stage is given."""
+    """Records the token ids in training, and counts the tokens in validation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A run of two processes of which one fails: it ends soon, as failed, with the first error, and leaves no process."""
+"""If one of two processes fails, the run soon ends as failed, with the first error, and leaves no process."""
 
 import os
 import re
@@ -23,21 +23,21 @@ PATIENCE = 240
 
 
 class Ended(NamedTuple):
-    """How a run ended."""
+    """The exit code and the output of a run."""
 
     code: int
     shown: str
 
 
 def alive(marker: str) -> list[int]:
-    """The processes with a marker in their environment, which those that they start have, too."""
+    """The PIDs of the processes with a marker in their environment. Child processes inherit the marker."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             ended = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
             if not ended and marker.encode() in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
-        except OSError:  # it has ended, or is another user's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return found
 
@@ -50,7 +50,7 @@ def wait_until(done: Callable[[], object]) -> bool:
 
 
 def ask_to_end(process: subprocess.Popen[bytes]) -> None:
-    """Send SIGTERM, which the trainer notes from the start of the first epoch on."""
+    """Send SIGTERM as soon as the trainer handles it, which is at the start of the first epoch."""
 
     def notes() -> bool:
         caught = re.search(r"SigCgt:\t(\w+)", Path(f"/proc/{process.pid}/status").read_text())
@@ -63,7 +63,7 @@ def ask_to_end(process: subprocess.Popen[bytes]) -> None:
 def end(
     folder: Path, launcher: str, *arguments: str, interfere: Callable[[subprocess.Popen[bytes]], None] | None = None
 ) -> Ended:
-    """Run to the end, and to the end of all processes."""
+    """Run the command, and wait until all of its processes have ended."""
     link_configs(folder)
     marker = uuid.uuid4().hex
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LIGHTNING_NORMS_TEST": marker}
@@ -98,7 +98,7 @@ def test_an_exception_is_the_last_that_is_shown(rank: int, tmp_path: Path) -> No
     code, shown = end(tmp_path, "lightning", *failing(rank, "raise"))
     assert code == 1
     error = f"[rank{rank}]: ArithmeticError: the first error, of process {rank}\n"
-    assert shown.count("Traceback") == 1  # none of the process that lost its peer
+    assert shown.count("Traceback") == 1  # the process that lost its peer shows no traceback
     after = shown[shown.index(error) + len(error) :]
     assert re.fullmatch(
         r"error: process 1 \(PID \d+\) ended with exit code 1; its error is above\n" if rank else "", after
@@ -161,7 +161,7 @@ def test_a_process_that_hangs_ends_the_run(launcher: str, rank: int, how: str, t
     waited = f"error: process {1 - rank} waited for another process at the place above, which hangs or needs more time "
     assert waited + "(--timeout, in seconds)\n" in shown
     assert "Timed out waiting 40000ms" in shown[: shown.index(waited)]
-    assert "fit_loop.py" in shown[: shown.index(waited)]  # and not at the start
+    assert "fit_loop.py" in shown[: shown.index(waited)]  # in training, and not at the start
 
 
 @pytest.mark.parametrize("launcher", [pytest.param(name, marks=slow) for name in LAUNCHERS])

@@ -1,4 +1,4 @@
-"""The same run under torchrun on two nodes, and under SLURM, both played on this machine."""
+"""The same run under torchrun on two nodes, and under SLURM. Both are simulated on this machine."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ FOUR = [*DDP, "--trainer.num_nodes=2", "--trainer.devices=2", "--data.batch_size
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Within float64's rounding, which six steps at a recipe's learning rate carry from 1e-16 to 1e-8."""
+    """Equal within rounding: six steps at the recipe's learning rate raise float64's error from 1e-16 to 1e-8."""
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -43,7 +43,7 @@ def of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 @pytest.mark.slow
 def test_torchrun_on_two_nodes(folder: Path, of_one_process: dict[str, torch.Tensor]) -> None:
-    """Two agents of two ranks each end in the weights of one process with the whole batch."""
+    """Two agents with two ranks each end with the weights of one process with the whole batch."""
     where = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
     agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=2"]
     command = [*agent, "--rdzv-backend=c10d", where, "--rdzv-id=1", str(REPOSITORY / "train.py"), *TRAIN, *FOUR]
@@ -78,7 +78,7 @@ for pid in open("srun.pids").read().split():
 
 @pytest.fixture
 def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the batch script runs as on a cluster, with two tasks on one node."""
+    """A folder in which the batch script runs as on a cluster that starts two tasks on one node."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         script = folder / "bin" / name
         script.parent.mkdir(exist_ok=True)
@@ -100,7 +100,7 @@ def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_slurm_requeues_and_goes_on(
     slurm: Path, of_one_process: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that is told that its time is nearly over asks for another turn; the next one ends in the same weights."""
+    """A job that gets the signal before its time limit requeues itself, and resumes to the same final weights."""
     script = str(REPOSITORY / "scripts/train.sbatch")
     command = ["bash", script, *TRAIN, *DDP, "--data.batch_size=32"]
     with (slurm / "first.log").open("w") as log:

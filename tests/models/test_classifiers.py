@@ -1,4 +1,4 @@
-"""Both classifiers with every norm."""
+"""The image and the text classifier with every norm."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +66,7 @@ def test_trains_swaps_back_and_round_trips(kind: type[Classifier], name: str) ->
 @EVERY
 @BOTH
 def test_swap_is_fair(kind: type[Classifier], name: str) -> None:
-    """The weights outside the norms and their weight decay are those of the backbone with its own norms."""
+    """A swap changes neither the initial weights outside the norms nor the weights that decay."""
     model, own = build(kind, NORMS[name]), build(kind, None)
     ours, theirs = outside_norms(model), outside_norms(own)
     assert ours.keys() == theirs.keys()
@@ -117,7 +117,7 @@ def test_compiling_keeps_the_state_dicts_keys() -> None:
 
 @BOTH
 def test_compiled_gives_the_same_loss(kind: type[Classifier]) -> None:
-    """With BatchNorm, whose statistics and padding mask the compiler has to follow."""
+    """The norm is BatchNorm: the compiled model must update its statistics and apply the padding mask."""
     plain, compiled = build(kind, NORMS["BatchNorm"]), build(kind, NORMS["BatchNorm"])
     compiled.compile_backbone = True
     compiled.setup("fit")
@@ -209,13 +209,13 @@ TYPES = ["distilbert", "roberta", "electra", "modernbert", "gpt2", "llama", "deb
 
 @pytest.mark.parametrize("backbone", TYPES)
 def test_other_text_backbones(backbone: str) -> None:
-    """Each model type has other names for its sizes and its dropout; all are reached."""
+    """The options set the sizes and the dropout of each model type, though each type has other names for them."""
     sizes = {"hidden_size": 32, "num_heads": 2, "dropout": 0.3}
     model = TextClassifier(backbone, NORMS["BatchNorm"], **sizes, num_classes=5, vocab_size=50, max_length=16)
     ids = torch.randint(1, 50, (2, 16))
     assert model({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).shape == (2, 5)
     assert model.backbone.config.num_hidden_layers == 2
-    assert max(max(p.shape) for p in model.parameters()) <= 4 * 32 * 2  # nothing kept the size of a published model
+    assert max(max(p.shape) for p in model.parameters()) <= 4 * 32 * 2  # no layer has the size of the published model
     dropouts = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     assert dropouts <= {0.3, 0.0}
 

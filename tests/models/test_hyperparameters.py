@@ -12,7 +12,7 @@ from src.norms.families import LayerNorm
 
 
 class Deep(MLPClassifier):
-    """A subclass with an argument of its own, which passes the other ones on."""
+    """A subclass with one argument of its own. It passes the other arguments on."""
 
     def __init__(self, depth: int = 3, **options: Any) -> None:
         super().__init__(num_layers=depth, **options)

@@ -14,7 +14,7 @@ from tests.helpers.train_command import REPOSITORY
 
 @pytest.mark.slow
 def test_fsdp_ends_where_one_process_does(tmp_path: Path) -> None:
-    """Two processes that share weights, weight decay by shape, and statistics, against one with the whole batch."""
+    """With sharded weights, decay by shape and shared statistics, two processes equal one with the whole batch."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.helpers.sharded_run", str(tmp_path)],
         cwd=REPOSITORY,

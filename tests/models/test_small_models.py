@@ -46,12 +46,12 @@ def texts(lengths: tuple[int, ...] = (9, 9, 4, 6)) -> dict[str, Tensor]:
 
 def inputs_of(kind: str) -> Any:
     torch.manual_seed(1)
-    # Four values a map in the last stage, so that an instance norm has a spread to take.
+    # A volume of 16 leaves 8 values in each map of the last stage: an instance norm needs several.
     return {"MLP": torch.randn(4, 24), "LSTM": texts(), "Volume": torch.randn(4, 1, 16, 16, 16)}[kind]
 
 
 def running_means_before_a_step() -> Tensor:
-    """Of an LSTM under DDP, after a step and before the next; the first process has the longer texts."""
+    """The running means of an LSTM under DDP when its second step begins. The first process has the longer texts."""
     model = DistributedDataParallel(build("LSTM", NORMS["BatchNorm"]))
     found: list[Tensor] = []
     lengths = (4, 4) if dist.get_rank() else (9, 9)
@@ -96,7 +96,7 @@ def test_swap_is_fair(kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkpoint_holds_plain_values_and_reloads(kind: str, norm: NormFamily | None, tmp_path: Path) -> None:
     model, inputs = build(kind, norm), inputs_of(kind)
-    model(inputs)  # moves running statistics
+    model(inputs)  # updates the running statistics
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
@@ -135,7 +135,7 @@ class TestMLP:
         torch.testing.assert_close(weights(0.1), 0.1 * weights(1.0))
 
     def test_order_within_a_layer(self) -> None:
-        """Linear, norm, activation: a hook on the norm sees numbers below 0, one on the activation none."""
+        """The order is linear, norm, activation, dropout, and the activation takes the output of the norm."""
         model = build("MLP", NORMS["BatchNorm"], num_layers=3)
         seen: dict[str, Tensor] = {}
         for name, module in model.backbone.named_children():
@@ -200,7 +200,7 @@ class TestLSTM:
         torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-10)
 
     def test_equations_of_the_layer_normalized_lstm(self) -> None:
-        """One text, step by step as arXiv 1607.06450 writes it, with torch's layer norm."""
+        """The output for one text follows arXiv 1607.06450, computed step by step with torch's layer norm."""
         torch.manual_seed(0)
         lstm = NormalizedLSTM(5, 7, max_steps=4).double()
         swap_norms(lstm, NORMS["LayerNorm"])
@@ -258,21 +258,22 @@ class TestLSTM:
             torch.testing.assert_close(lstm.norm_hidden.running_var[step], 0.9 + 0.1 * x.var(0))
         assert lstm.norm_hidden.num_batches_tracked.tolist() == [1] * 9 + [0] * 3
         assert torch.equal(lstm.norm_cell.running_var[9:], torch.ones(3, 32, dtype=torch.float64))
-        # Its weights start small, and its own buffers are no part of a checkpoint beside the steps'.
+        # The norm's weights start at 0.1. A checkpoint holds the buffers of the steps, and not the norm's own buffers.
         torch.testing.assert_close(lstm.norm_cell.norm.weight.detach().float(), torch.full((32,), 0.1))
         assert "backbone.lstm.norm_hidden.norm.running_mean" not in model.state_dict()
 
     @pytest.mark.parametrize("name", ["BatchNorm", "TorchBatchNorm"])
     def test_no_buffer_is_a_part_of_another(self, name: str) -> None:
-        """Or DDP, which sends all to all processes, would write one step's statistics over another's."""
+        """No buffers share memory: DDP's broadcast would overwrite one step's statistics with another's."""
         model = build("LSTM", NORMS[name])
         model(texts((9, 9, 4, 6)))
         storages = [buffer.untyped_storage().data_ptr() for buffer in model.backbone.buffers()]
-        assert len(storages) == len(set(storages)) == 9  # of the input's norm and of two for each step
+        # The buffers belong to the input's norm, and to the two norms with statistics for each step.
+        assert len(storages) == len(set(storages)) == 9
 
-    @pytest.mark.slow  # starts processes, for what the test before says of one
+    @pytest.mark.slow  # starts processes; the test before checks the cause in one process
     def test_processes_whose_longest_texts_differ_keep_the_same_statistics(self) -> None:
-        """Each has the first one's statistics of every step when its batch begins."""
+        """When a batch begins, each process has the first process's statistics of every step."""
         with Ranks(2) as ranks:
             one, other = ranks(2, running_means_before_a_step)
         torch.testing.assert_close(other, one, rtol=0, atol=0)
@@ -286,7 +287,7 @@ class TestLSTM:
         model.eval()
         seen: list[tuple[Tensor, Tensor]] = []
         norm.norm.register_forward_hook(lambda layer, args, y: seen.append((args[0], y)))
-        model(texts((14, 2)))  # longer than the statistics: the last ones serve
+        model(texts((14, 2)))  # steps 13 and 14 take the statistics of step 12
         for step, (x, y) in enumerate(seen):
             torch.testing.assert_close(y, 0.1 * (x - min(step, 11)) / (1 + norm.norm.eps) ** 0.5)
         assert len(seen) == 14

@@ -1,4 +1,4 @@
-"""What is logged in training, and that a step that is not logged never waits for the device."""
+"""The scores logged in training are correct, and a step that is not logged never waits for the device."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ STEPS = 10
 
 
 class Linear(Classifier):
-    """Keeps the logits and labels of each training batch."""
+    """Records the logits and labels of each training batch."""
 
     def __init__(self) -> None:
         super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 10, None, Recipe(lr=0.01), False)
@@ -34,14 +34,14 @@ class Linear(Classifier):
         return super().training_step(batch, batch_idx)
 
     def mean_scores(self, batches: slice) -> tuple[float, float]:
-        """Loss and accuracy over all samples of some batches."""
+        """Loss and accuracy over all samples of the given batches."""
         logits, labels = (torch.cat(parts) for parts in zip(*self.seen[batches], strict=True))
         accuracy = (logits.argmax(1) == labels).double().mean()
         return nn.functional.cross_entropy(logits.double(), labels).item(), accuracy.item()
 
 
 class Kept(Logger):
-    """Keeps what is logged, by name: the step and the value."""
+    """Records the step and the value of each logged metric, by name."""
 
     name, version = "kept", 0
 
@@ -61,7 +61,7 @@ class Kept(Logger):
 def fit(
     tmp_path: Path, *callbacks: Callback, ckpt_path: Path | None = None, **options: Any
 ) -> tuple[Linear, dict[str, list[tuple[int, float]]]]:
-    """Two epochs of STEPS batches."""
+    """Train for two epochs of STEPS batches."""
     torch.manual_seed(0)
     model, logger = Linear(), Kept()
     always = {"max_epochs": 2, "limit_train_batches": STEPS, "num_sanity_val_steps": 0, "logger": logger}
@@ -72,7 +72,7 @@ def fit(
     return model, logger.values
 
 
-@pytest.mark.filterwarnings("ignore:The number of training batches")  # fewer than log_every_n_steps
+@pytest.mark.filterwarnings("ignore:The number of training batches")  # there are fewer than log_every_n_steps
 def test_an_epochs_scores_are_of_all_its_samples(tmp_path: Path) -> None:
     model, logged = fit(tmp_path, log_every_n_steps=2 * STEPS)
     for epoch in (0, 1):
@@ -92,7 +92,7 @@ def test_each_logged_step_has_its_own_loss(tmp_path: Path) -> None:
 
 
 def test_accumulated_gradients_change_no_score(tmp_path: Path) -> None:
-    """Two batches are a step: a logged step shows its last batch's loss, an epoch all of its batches."""
+    """With two batches a step, a logged step has its last batch's loss, and an epoch's scores are over all batches."""
     model, logged = fit(tmp_path, SamplesPerSecond(), accumulate_grad_batches=2, log_every_n_steps=2)
     assert len(model.seen) == 2 * STEPS
     assert [value for _, value in logged["train/accuracy"]] == pytest.approx(
@@ -103,9 +103,9 @@ def test_accumulated_gradients_change_no_score(tmp_path: Path) -> None:
     assert [step for step, _ in logged["train/samples_per_second"]] == [1, 3, 5, 7, 9]
 
 
-@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # the callback that saved is not there
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # the saving callback is absent
 def test_a_run_that_goes_on_has_ended_no_step_yet(tmp_path: Path) -> None:
-    """Its first batch is half a step, though the run's last step was a logged one."""
+    """The first batch of a resumed run is half a step. It logs no speed, though the step before was logged."""
     saving = ModelCheckpoint(tmp_path, "last")
     options: dict[str, Any] = {"accumulate_grad_batches": 2, "log_every_n_steps": STEPS // 2}
     fit(tmp_path, saving, max_epochs=1, enable_checkpointing=True, **options)
@@ -115,12 +115,12 @@ def test_a_run_that_goes_on_has_ended_no_step_yet(tmp_path: Path) -> None:
 
 
 class Waits(TorchDispatchMode):
-    """The training steps in which a tensor's value was asked for, as `item`, `float`, `bool` and `tolist` do."""
+    """Records the training steps in which code reads a tensor's value (`item`, `float`, `bool`, `tolist`)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: set[int] = set()
-        self.trainer: Trainer | None = None  # in an epoch of training
+        self.trainer: Trainer | None = None  # set only during a training epoch
         self.step = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -130,7 +130,7 @@ class Waits(TorchDispatchMode):
 
 
 class Steps(Callback):
-    """Tells `Waits` which step is under way: until the next begins, or validation does."""
+    """Sets the current step of `Waits`. A step lasts until the next step or validation begins."""
 
     def __init__(self, waits: Waits):
         self.waits = waits
@@ -151,7 +151,7 @@ def test_the_progress_bar_shows_the_last_logged_loss(tmp_path: Path) -> None:
 
 
 def test_only_logged_steps_wait_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(src.callbacks.progress, "REFRESHES_PER_SECOND", 1e9)  # at each batch
+    monkeypatch.setattr(src.callbacks.progress, "REFRESHES_PER_SECOND", 1e9)  # the bar refreshes at each batch
     with Waits() as waits:
         fit(tmp_path, ProgressBar(), SamplesPerSecond(), Steps(waits), log_every_n_steps=4)
     assert waits.steps == {4, 8, 12, 16, 20}

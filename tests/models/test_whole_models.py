@@ -1,4 +1,4 @@
-"""torchvision's and transformers' models, and a pretrained one, with our norms in the place of their own."""
+"""Models of torchvision and transformers, and a pretrained model, give the same numbers with our norms."""
 
 import copy
 import importlib.util
@@ -18,22 +18,23 @@ from torchvision.models.video import r3d_18
 from src.models import TextClassifier
 from src.norms import NORMS, NormFamily, swap_norms
 
-# Weights as wide as a trained model's: at the usual 0.02, attention is uniform and its gradients vanish.
+# The weights' standard deviation is about a trained model's: at the usual 0.02, attention is uniform and its
+# gradients vanish.
 SIZES = {"vocab_size": 50, "num_labels": 5, "pad_token_id": 0, "initializer_range": 0.1}
 SIZES |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 
 
 def of_transformers(name: str, **options: Any) -> Callable[[], nn.Module]:
-    """How to build a model; `options` are the sizes that its config calls by names of its own."""
+    """A function that builds a model. `options` are the sizes whose names are specific to its config."""
     config = getattr(transformers, name.partition("For")[0] + "Config")
     return lambda: getattr(transformers, name)(config(**SIZES, **options))
 
 
-# name -> the kind of its norms, the shape of its images (None: it reads text), how to build it
+# name -> the kind of its norms, the shape of its images (None: its input is text), the function that builds it
 CASES: dict[str, tuple[str, tuple[int, ...] | None, Callable[[], nn.Module]]] = {
     "resnet18": ("BatchNorm", (4, 3, 64, 64), lambda: models.resnet18(num_classes=5)),
-    # With its branches at full strength, torch's own float32 is 2e-4 away from its float64 even without kinks.
+    # Without zero_init_residual, torch's float32 differs from torch's float64 by 2e-4, even after smooth_kinks.
     "resnet50": ("BatchNorm", (4, 3, 64, 64), lambda: models.resnet50(num_classes=5, zero_init_residual=True)),
     "efficientnet_b0": ("BatchNorm", (4, 3, 96, 96), lambda: models.efficientnet_b0(num_classes=5)),
     "r3d_18": ("BatchNorm", (2, 3, 8, 32, 32), lambda: r3d_18(num_classes=5)),
@@ -44,7 +45,7 @@ CASES: dict[str, tuple[str, tuple[int, ...] | None, Callable[[], nn.Module]]] = 
     "distilbert": ("LayerNorm", None, of_transformers("DistilBertForSequenceClassification", hidden_dim=128)),
     "roberta": ("LayerNorm", None, of_transformers("RobertaForSequenceClassification")),
     "modernbert": ("LayerNorm", None, of_transformers("ModernBertForSequenceClassification", **SPECIAL)),
-    "t5": ("RMSNorm", None, of_transformers("T5ForTokenClassification", d_kv=16, d_ff=128)),  # the encoder alone
+    "t5": ("RMSNorm", None, of_transformers("T5ForTokenClassification", d_kv=16, d_ff=128)),  # only the encoder
     "llama": ("RMSNorm", None, of_transformers("LlamaForSequenceClassification", num_key_value_heads=2)),
 }
 
@@ -57,14 +58,14 @@ def padded_texts() -> dict[str, Tensor]:
 
 @torch.no_grad()
 def roughen(model: nn.Module) -> None:
-    """Noise on what starts constant: ones, zeros (ViT's head) and 1e-6 (ConvNeXt's layer scale) hide what is behind."""
+    """Add noise to constant parameters: ones, zeros (ViT's head) or 1e-6 (ConvNeXt's layer scale) can hide errors."""
     for parameter in model.parameters():
         if parameter.min() == parameter.max():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
 
 
 class Smooth(nn.Module):
-    """The values of `layer` and the gradient of `smooth`."""
+    """Returns the values of `layer`, with the gradient of `smooth`."""
 
     def __init__(self, layer: Callable[[Tensor], Tensor], smooth: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -76,10 +77,10 @@ class Smooth(nn.Module):
 
 
 def smooth_kinks(model: nn.Module) -> None:
-    """Make gradients continuous, so that float32 can be compared at all.
+    """Make gradients continuous, because float32 cannot be compared otherwise.
 
-    Rounding carries a few of a million activations over the kink of a ReLU, and each can move a gradient by 1e-2 of
-    its size: torch's own float32 is that far from its float64. Logits and buffers stay as they are.
+    Rounding moves a few of a million activations across the kink of a ReLU. Each of them can change a gradient by 1e-2
+    of its size, and torch's float32 differs from torch's float64 by as much. Logits and buffers do not change.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.ReLU):
@@ -100,7 +101,7 @@ def same_state(ours: nn.Module, theirs: nn.Module) -> bool:
 
 @torch.no_grad()
 def with_ours(theirs: nn.Module, kind: str) -> nn.Module:
-    """A copy with our norms, whose state has come through the state dict, there and back."""
+    """A copy with our norms, after the state dict was loaded from theirs into ours and back."""
     ours = copy.deepcopy(theirs)
     replaced = swap_norms(ours, NORMS[kind])
     assert len(norms_of(ours)) == len(norms_of(theirs)) == len(replaced) > 0
@@ -121,7 +122,7 @@ def logits_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def step(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a training step computes, and the logits in eval after it."""
+    """The logits, buffers and gradients of a training step, and the logits in eval after it."""
     inputs = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in inputs.items()}
     logits = logits_of(model.train(), inputs)
     nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1]).backward()
@@ -136,11 +137,11 @@ def step(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
-    """Each tensor equal up to `tolerance` of its own largest value."""
+    """Each tensor is equal within `tolerance` times its largest absolute value."""
     assert ours.keys() == theirs.keys()
     gradients = [value for name, value in theirs.items() if name.startswith("gradient")]
-    # A gradient that is zero in truth (of a bias before a batch norm, of attention's keys) is a sum of terms that
-    # cancel, and what rounding leaves of it is small against the model's other gradients, never against itself.
+    # Some exact gradients are 0: those of a bias before a batch norm, and of the bias of attention's keys. The terms of
+    # their sum cancel except for a rounding error, which is small only relative to the model's other gradients.
     rounding = 8 * torch.finfo(theirs["logits"].dtype).eps * max(value.abs().max().item() for value in gradients)
     for name, value in theirs.items():
         assert (ours[name].dtype, ours[name].shape) == (value.dtype, value.shape), name
@@ -162,14 +163,14 @@ def test_ours_gives_their_numbers(name: str, dtype: torch.dtype, tolerance: floa
     if dtype == torch.float32:
         smooth_kinks(theirs)
     if dtype == torch.float64 and kind == "RMSNorm":
-        swap_norms(theirs, NORMS["TorchRMSNorm"])  # transformers' own compute in float32, whatever comes in
+        swap_norms(theirs, NORMS["TorchRMSNorm"])  # transformers' own norms compute in float32 for each input dtype
     ours = with_ours(theirs, kind)
     inputs = padded_texts() if shape is None else {"x": torch.randn(shape, dtype=dtype)}
     assert_same(step(ours, inputs), step(theirs, inputs), tolerance)
 
 
 class Embedder(nn.Module):
-    """Sentences as unit vectors: the mean over a model's tokens, padding left out."""
+    """Sentences as unit vectors: the normalized mean of a model's tokens, without padding."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -191,8 +192,8 @@ SENTENCES = [
 
 @pytest.fixture(scope="module")
 def minilm() -> Iterator[str]:
-    """A directory with all-MiniLM-L6-v2 as transformers saves it."""
-    package = importlib.util.find_spec("all_minilm_l6_v2")  # imported, it would load sentence_transformers
+    """A directory with all-MiniLM-L6-v2 in the format of transformers."""
+    package = importlib.util.find_spec("all_minilm_l6_v2")  # an import would load sentence_transformers
     assert package is not None
     assert package.origin is not None
     with TemporaryDirectory() as folder, ZipFile(Path(package.origin).with_name("model.zip")) as archive:

@@ -1,4 +1,4 @@
-"""The pixel cache: decoding, what is decoded anew, and interrupted writes."""
+"""The pixel cache: decoding, changed files, and interrupted writes."""
 
 import os
 from pathlib import Path
@@ -22,14 +22,14 @@ def set_up(root: Path, folder: Path, **changes: Any) -> Any:
 
 def test_shorter_side_is_resized_and_the_center_kept(tmp_path: Path) -> None:
     folder = make_image_folder(tmp_path / "images")
-    # Red, green and blue bands, of which a centered square sees the green one only.
+    # Red, green and blue bands. The centered square contains only the green band.
     bands = np.zeros((20, 60, 3), dtype=np.uint8)
     for channel in range(3):
         bands[:, 20 * channel : 20 * (channel + 1), channel] = 255
     Image.fromarray(bands).save(folder / "bands.png")
     decoded = pixel_cache.decode(folder / "bands.png", 10)
     assert decoded.shape == (3, 10, 10)
-    # Smoothing lets a little of the neighbouring bands in.
+    # Antialiasing mixes in a little of the neighbouring bands.
     np.testing.assert_allclose(decoded.mean((1, 2)), [0, 255, 0], atol=10)
 
 

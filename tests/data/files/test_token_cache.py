@@ -1,4 +1,4 @@
-"""The token cache: what is made once, what is made anew, and interrupted writes."""
+"""The token cache: reuse, changed texts, and interrupted writes."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_interrupted_write_leaves_nothing(
 def test_encoding_is_parallel_unless_told_not_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, seen: str
 ) -> None:
-    # Set and deleted, so that the end of the test takes back what is set within it.
+    # The variable is set and then deleted, so that monkeypatch restores it after the test.
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", given or "")
     if given is None:
         monkeypatch.delenv("TOKENIZERS_PARALLELISM")

@@ -1,4 +1,4 @@
-"""Tokenizers: trained on the training split, and pretrained."""
+"""Tokenizers trained on the training split, and pretrained tokenizers."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_trained_tokenizer_lowercases_marks_both_ends_and_cuts() -> None:
     (long,) = encode(["the cat sat on the mat and sat and sat"])
     assert len(long) == 6
     assert tokenizer.id_to_token(long[-1]) == "[SEP]"
-    # Letters that the training texts lack are known to be unknown.
+    # A letter that the training texts lack becomes [UNK].
     assert tokenizer.token_to_id("[UNK]") in encode(["Ω"])[0]
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: reading their files, and messages where these are missing or damaged."""
+"""CIFAR-10 and CIFAR-100: reading the files, and errors for missing or damaged files."""
 
 import pickle
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_cifar_pixels_keep_their_place(monkeypatch: pytest.MonkeyPatch, tmp_path
     data.setup("fit")
     batch = pickle.loads((tmp_path / "cifar-10-batches-py" / "test_batch").read_bytes())
     images, labels = data.datasets["test"][[3]]
-    # Row by row, channel after channel, as the authors describe the format.
+    # The file holds one channel after another, each row by row, as the authors describe the format.
     np.testing.assert_array_equal(images[0, 1, 2], batch["data"][3][1024 + 2 * 32 : 1024 + 3 * 32])
     assert labels.item() == batch["labels"][3]
 

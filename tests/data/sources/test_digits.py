@@ -1,4 +1,4 @@
-"""Digits: what is read from scikit-learn."""
+"""Digits: reading them from scikit-learn."""
 
 import numpy as np
 from sklearn.datasets import load_digits

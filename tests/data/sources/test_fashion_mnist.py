@@ -1,4 +1,4 @@
-"""Fashion-MNIST: where its files are looked for, and messages where these are missing or damaged."""
+"""Fashion-MNIST: the places of its files, and errors for missing or damaged files."""
 
 import gzip
 import stat

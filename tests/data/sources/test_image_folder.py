@@ -1,4 +1,4 @@
-"""Folders of images: their layouts, splits and mistakes."""
+"""Folders of images: their layouts, their splits, and errors."""
 
 from pathlib import Path
 from typing import Any

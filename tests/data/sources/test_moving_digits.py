@@ -22,7 +22,7 @@ def inputs_of(data: ArrayData, split: str) -> torch.Tensor:
 
 
 def test_backwards_is_the_opposite_direction() -> None:
-    """So whatever does not depend on the order of the frames is the same for both."""
+    """So a feature that does not depend on the order of the frames is equal for both directions."""
     images = np.random.default_rng(0).integers(1, 256, (4, 8, 8)).astype(np.uint8)
     steps = np.array(list(DIRECTIONS.values()))  # left, right, up, down
     starts = np.array([[3, 7], [3, 0], [8, 2], [1, 2]])
@@ -35,7 +35,7 @@ def test_backwards_is_the_opposite_direction() -> None:
 
 
 def test_order_is_needed_and_enough() -> None:
-    """The frames' mean, whatever their order, does not tell left from right; first and last frame do."""
+    """The mean of the frames does not separate left from right; the first and last frames together do."""
     data = set_up(MovingDigits())
     clips, labels = inputs_of(data, "train")[:, 0], data.datasets["train"].labels
     directions = labels % len(DIRECTIONS)
@@ -48,7 +48,7 @@ def test_order_is_needed_and_enough() -> None:
 
     assert accuracy(clips[:, -1] - clips[:, 0]) > 0.9
     assert accuracy(clips.mean(1)) < 0.6
-    # Two classes that cannot be told apart leave half of the clips.
+    # The directions are about equally frequent, so chance is an accuracy of one half.
     assert np.bincount(directions).min() > 250
 
 

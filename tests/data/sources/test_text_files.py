@@ -1,4 +1,4 @@
-"""The user's own texts: kinds of files, splits, errors."""
+"""The user's own texts: kinds of files, splits, and errors."""
 
 import json
 from pathlib import Path
