@@ -1,4 +1,4 @@
-"""The result of the runs: for each arm its means over the seeds and its difference from a baseline."""
+"""The result of the runs: means of each arm (one combination of options) and differences from a baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

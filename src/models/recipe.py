@@ -19,7 +19,7 @@ class Recipe:
         optimizer: sgd (with Nesterov momentum) or adamw.
         lr: the peak of the learning rate.
         momentum: the momentum of sgd.
-        weight_decay: the decay of parameters of two or more dimensions; weights of norms and biases do not decay.
+        weight_decay: decay of parameters of two or more dimensions; vectors (biases, weights of norms) do not decay.
         schedule: cosine (linear warm-up, then half a cosine to 0), one_cycle (half a cosine up from lr / 25, then half
             a cosine to 0; arXiv 1708.07120) or constant (after the warm-up).
         warmup: the share of all steps in which the learning rate rises.

@@ -31,8 +31,8 @@ class DerfFamily(NormFamily):
     """erf(alpha * x + shift) with a learned alpha and shift, instead of a norm (arXiv 2512.10938).
 
     Args:
-        alpha: the first value of alpha.
-        shift: the first value of shift.
+        alpha: the first value of alpha in a new layer.
+        shift: the first value of shift in a new layer.
     """
 
     kind = "Derf"

@@ -28,7 +28,7 @@ class DynamicTanhFamily(NormFamily):
     """tanh(alpha * x) with a learned alpha, instead of a norm (arXiv 2503.10622).
 
     Args:
-        alpha: the first value of alpha.
+        alpha: the first value of alpha in a new layer.
     """
 
     kind = "DynamicTanh"

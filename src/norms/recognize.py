@@ -26,7 +26,7 @@ class Found:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` is one of torch's norms, one of ours, or one that a library wrote itself (`LlamaRMSNorm`)."""
+    """Whether `module` is a norm of torch's, of a library's own (`LlamaRMSNorm`), or a layer of a family of `NORMS`."""
     return family_of(module) is not None or _is_library_norm(module)
 
 

@@ -21,6 +21,7 @@ class RMSNorm(nn.RMSNorm):
     for the half types, else the input's type.
 
     Raises:
+        ValueError: the input has fewer dimensions than `normalized_shape`.
         RuntimeError: the input's last dimensions are not `normalized_shape`.
     """
 

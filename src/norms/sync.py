@@ -1,4 +1,4 @@
-"""Share the running statistics of a model's norms among processes, and undo it."""
+"""Share the statistics of a model's norms among processes, and undo it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ CHANGED = ("synchronized", "process_group")  # attributes of a layer
 
 
 class Synchronizable(nn.Module):
-    """A norm with running statistics that several processes can share."""
+    """A norm with running statistics. Several processes can share the statistics that move them."""
 
     synchronized = False
     process_group: ProcessGroup | None = None  # the processes that share them, if synchronized; None: all

@@ -22,7 +22,7 @@ class Statistics(NamedTuple):
     """Mean and variance. In the result of `deviations` the reduced dimensions have size 1."""
 
     mean: Tensor | None  # None: taken about zero
-    var: Tensor  # biased: divided by count
+    var: Tensor  # biased, divided by the count; about zero the mean square; given statistics as they are
     num_values: int | Tensor = 0  # values in each mean; 0: the statistics were given
     rest: Tensor | None = None  # the exact minus the rounded mean; None: not computed
 
