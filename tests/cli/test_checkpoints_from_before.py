@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 import yaml
@@ -103,7 +104,11 @@ def checkpoint(folder: Path) -> Path:
         for place, (name, shape) in enumerate(SHAPES.items())
     }
     path = folder / "last.ckpt"
-    parts = {"state_dict": weights, "hyper_parameters": HYPERPARAMETERS, "pytorch-lightning_version": "2.6.6"}
+    parts = {
+        "state_dict": weights,
+        "hyper_parameters": HYPERPARAMETERS,
+        "pytorch-lightning_version": lightning.__version__,
+    }
     torch.save(parts, path)
     return path
 
