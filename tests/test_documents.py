@@ -125,6 +125,11 @@ def python_of(document: str) -> str:
     return str(block)
 
 
+def test_each_program_is_one_that_is_run_here() -> None:
+    shown = {path.name for path in DOCUMENTS if "```python" in path.read_text()}
+    assert shown == {"norms.md", "CONTRIBUTING.md"}
+
+
 def test_the_program_of_norms() -> None:
     from torchvision.models import resnet18
 

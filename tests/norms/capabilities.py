@@ -38,7 +38,8 @@ the two. The drop-in classes come first, then each family in its two layouts.
 - yes: every check of the column passes. no: a check fails. -: there is nothing to check, or torch's layer cannot do it.
 - dtypes: float64 is equal to torch's to 1e-10. The error of the others against float64 is at most twice the error of
   torch's layer plus one unit in the last place (float32: plus two). Where torch has no such layer, float64 means that
-  numerical derivatives agree, and the error of the others is at most four units.
+  numerical derivatives agree, and the error of the others is at most four units; a gradient that sums n values has at
+  least the unit of the root of n.
 - vmap: in eval, over inputs and over layers.
 - masked: outputs and statistics do not depend on padding.
 - sync: "not needed": no sample depends on another in training. "yes": many processes with `sync_batchnorm` use the
