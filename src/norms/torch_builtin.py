@@ -60,7 +60,7 @@ class TokenInstanceNorm(ReadsPaddingMask, InstanceNorm):
     channel_dim = -1
 
     def forward(self, input: Tensor) -> Tensor:
-        mask = self.mask_for(input)
+        mask = self.mask_for(input) if input.ndim > 2 else None  # torch's error for vectors (B, D)
         if mask is None:
             return super().forward(input.movedim(-1, 1)).movedim(1, -1)
         rows = []

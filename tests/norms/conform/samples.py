@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from src.norms.padding import ReadsPaddingMask
+from src.norms.padding import padding_mask
 from tests.norms.conform.numbers import assert_equal
 from tests.norms.conform.registry import check, is_batch_norm
 from tests.norms.conform.subjects import Subject
@@ -31,10 +31,9 @@ def padding(subject: Subject) -> None:
         x = case.input.masked_fill(~mask[..., None], 0.0 if fill is None else fill)
         if fill is None:  # two more padded positions
             x, valid = nn.functional.pad(x, (0, 0, 0, 2), value=-7.0), nn.functional.pad(mask, (0, 2))
-        if isinstance(layer, ReadsPaddingMask):
-            layer.padding_mask = valid
         x.requires_grad_()
-        y = layer(x)[valid]
+        with padding_mask(valid):
+            y = layer(x)[valid]
         dy = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).sin().reshape(y.shape)
         gradients = torch.autograd.grad(y, [x, *layer.parameters()], dy)
         found.append((y.detach(), gradients[0][valid], gradients[1:], dict(layer.named_buffers())))
@@ -43,7 +42,6 @@ def padding(subject: Subject) -> None:
     assert_equal(found[2], found[0], "more padding")
     if subject.theirs is not None:
         theirs = case.build(subject.theirs, torch.float64)
-        if isinstance(theirs, ReadsPaddingMask):
-            theirs.padding_mask = mask
-        assert_equal(theirs(case.input)[mask], found[0][0], "torch's on what is not padding")
+        with padding_mask(mask):
+            assert_equal(theirs(case.input)[mask], found[0][0], "torch's on what is not padding")
         assert_equal(dict(theirs.named_buffers()), found[0][3], "torch's statistics")
