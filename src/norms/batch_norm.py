@@ -15,7 +15,7 @@ from src.norms.leaf import leaf
 from src.norms.normalize import normalize
 from src.norms.padding import ReadsPaddingMask
 from src.norms.running import follow, is_recomputing
-from src.norms.sync import Synchronizable, synchronize
+from src.norms.sync import OfTokens, Synchronizable, synchronize
 
 
 class BatchNorm(Synchronizable, _BatchNorm):
@@ -132,7 +132,7 @@ class BatchNorm3d(BatchNorm, nn.BatchNorm3d):
     _check_input_dim = nn.BatchNorm3d._check_input_dim
 
 
-class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
+class TokenBatchNorm(ReadsPaddingMask, OfTokens, BatchNorm):
     """Batch normalization of `(..., D)`: each feature over all positions of all samples, without padding."""
 
     channel_dim = -1

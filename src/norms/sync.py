@@ -1,5 +1,7 @@
 """Share the statistics of a model's norms among processes, and undo it."""
 
+import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +30,25 @@ class Synchronizable(nn.Module):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ", synchronized" * self.synchronized
+
+
+class OfTokens(nn.Module):
+    """A batch norm of `(..., D)`, which `torch.nn.SyncBatchNorm.convert_sync_batchnorm` must not convert.
+
+    torch's layer would take its place, which normalizes `(N, C, *)`: other values, without an error where T equals D.
+    """
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        # Such a converter of torch, timm, apex or transformers has a name of this kind, and asks for the children.
+        if re.search("convert_(sync|split)", sys._getframe(1).f_code.co_name):
+            before = "" if isinstance(self, Synchronizable) else 'swap_norms(model, NORMS["BatchNorm"]) and then '
+            raise ValueError(
+                f"{type(self).__name__} normalizes (..., D), and cannot be converted to a batch norm that normalizes "
+                "(N, C, *), as torch.nn.SyncBatchNorm does. The layers of src.norms synchronize as they are: call "
+                f"{before}SyncBatchNorm.convert_sync_batchnorm(model) of src.norms, or train with train.py and "
+                "--trainer.sync_batchnorm=true."
+            )
+        return super().named_children()
 
 
 def synchronize(

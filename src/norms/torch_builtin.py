@@ -17,6 +17,7 @@ from src.norms.instance_norm import InstanceNormFamily
 from src.norms.layer_norm import LayerNormFamily
 from src.norms.padding import ReadsPaddingMask
 from src.norms.rms_norm import RMSNormFamily
+from src.norms.sync import OfTokens
 
 
 class BatchNorm(_BatchNorm):
@@ -26,7 +27,7 @@ class BatchNorm(_BatchNorm):
     _check_input_dim = check_at_least_2d
 
 
-class TokenBatchNorm(ReadsPaddingMask, BatchNorm):
+class TokenBatchNorm(ReadsPaddingMask, OfTokens, BatchNorm):
     """torch's batch norm of the tokens of `(..., D)`; padded positions keep their values."""
 
     channel_dim = -1

@@ -8,6 +8,7 @@ from tests.norms.conform import (  # noqa: F401 (each enters its checks)
     errors,
     gradients,
     layout,
+    nested,
     numbers,
     precision,
     processes,
