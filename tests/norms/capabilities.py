@@ -23,6 +23,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "forward mode": ("gradcheck_first",),
     "double backward": ("gradcheck_second", "forward_over_reverse"),
     "masked": ("padding",),
+    "threads": ("serves_threads",),
+    "nested": ("takes_nested_tensors",),
 }
 DTYPES = {
     "float32": "precision_in_float32",
@@ -42,6 +44,8 @@ the two. The drop-in classes come first, then each family in its two layouts.
   least the unit of the root of n.
 - vmap: in eval, over inputs and over layers.
 - masked: outputs and statistics do not depend on padding.
+- threads: in eval, threads that call one layer at the same time get their own answers, with their own padding masks.
+- nested: a nested tensor, jagged or strided, gives the outputs, gradients and statistics of all its positions.
 - sync: "not needed": no sample depends on another in training. "yes": many processes with `sync_batchnorm` use the
   statistics of all their samples. "refused": they cannot, and the error says what to use instead.
 """

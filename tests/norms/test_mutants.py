@@ -405,6 +405,22 @@ MUTANTS = [
         "padding",
     ),
     Mutant(
+        "threads share the mask of the latest call",
+        "padding.py",
+        "class _Thread(threading.local):",
+        "class _Thread:",
+        "InstanceNorm (..., D)",
+        "serves_threads",
+    ),
+    Mutant(
+        "nested tensors of equal sizes do not share their offsets",
+        "nested.py",
+        "x.offsets(),",
+        "x.offsets().clone(),",
+        "LayerNorm",
+        "takes_nested_tensors",
+    ),
+    Mutant(
         "padding is only in the variance",
         "statistics.py",
         "mean_over(deviation.square(), dims, mask)",
@@ -514,7 +530,7 @@ def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
         if mutant is not None and file.name == mutant.file:
             assert mutant.old in text, f"{mutant.wrong}: {mutant.file} no longer holds {mutant.old!r}"
             text = text.replace(mutant.old, mutant.new)
-        text = text.replace("src.norms.padding", "\0").replace("src.norms", name).replace("\0", "src.norms.padding")
+        text = text.replace("src.norms", name)
         copy = folder / name / file.relative_to(SOURCE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(text)

@@ -1,9 +1,10 @@
 """An output depends only on its own sample, and on no padding."""
 
-import torch
-from torch import nn
+import threading
 
-from src.norms.padding import padding_mask
+import torch
+from torch import Tensor, nn
+
 from tests.norms.conform.numbers import assert_equal
 from tests.norms.conform.registry import check, is_batch_norm
 from tests.norms.conform.subjects import Subject
@@ -22,7 +23,7 @@ def eval_sees_one_sample(subject: Subject) -> None:
 @check(lambda subject: subject.channel_dim == -1 and not subject.is_drop_in)
 def padding(subject: Subject) -> None:
     """The values and the number of padded positions change no output, gradient or statistic."""
-    case = subject.cases[0]
+    case, padding_mask = subject.cases[0], subject.norms.padding.padding_mask
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
     found = []
     for fill in (0.0, 100.0, None):
@@ -45,3 +46,35 @@ def padding(subject: Subject) -> None:
         with padding_mask(mask):
             assert_equal(theirs(case.input)[mask], found[0][0], "torch's on what is not padding")
         assert_equal(dict(theirs.named_buffers()), found[0][3], "torch's statistics")
+
+
+@check()
+def serves_threads(subject: Subject) -> None:
+    """In eval, two threads that call one layer at the same time, each with its own padding, get their own answers."""
+    case, padding_mask = subject.cases[0], subject.norms.padding.padding_mask
+    layer = case.build(subject.ours, torch.float64, training=False)
+    inputs = [case.input, case.input.flip(0) * 2 + 1]
+    masks = [None, None]
+    if subject.channel_dim == -1 and not subject.is_drop_in:
+        lengths = torch.tensor([[3], [5], [2]])
+        masks = [torch.arange(5) < lengths, torch.arange(5) < lengths.flip(0)]
+    right, found = [], [torch.empty(0)] * 2
+    for x, mask in zip(inputs, masks, strict=True):
+        with padding_mask(mask):
+            right.append(layer(x))
+    both = threading.Barrier(2, timeout=60)
+
+    def serve(number: int, x: Tensor, mask: Tensor | None) -> None:
+        with torch.no_grad():
+            for _ in range(10):
+                both.wait()
+                with padding_mask(mask):
+                    both.wait()
+                    found[number] = layer(x)
+
+    threads = [threading.Thread(target=serve, args=(n, inputs[n], masks[n])) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_equal(found, right, case.name)
