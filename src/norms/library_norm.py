@@ -38,7 +38,7 @@ def why_left_alone(layer: nn.Module) -> str | None:
     if "weight" in layer._buffers:
         return "its weight is frozen in a buffer"
     if "responsenorm" in type(layer).__name__.lower():
-        return "it sets a channel against other channels, and is no norm by mean and variance"
+        return "it compares channels or positions, and does not normalize by a mean and a variance"
     if num_features(layer) is None:
         return "its number of features is not known: it has no weight and no normalized_shape of one dimension"
     if children := [name for name, child in layer.named_children() if not isinstance(child, nn.Identity)]:

@@ -50,13 +50,13 @@ def _numbers(shape: tuple[int, ...], device: torch.device, phase: float) -> Tens
 
 
 def _inputs(features: tuple[int, ...], channel_dim: int, device: torch.device) -> Iterator[Tensor]:
-    """Inputs `(..., *features)`, or `(N, *features, ...)` if `channel_dim` is 1, of 2 to 5 dimensions.
+    """Inputs `(..., *features)`, or `(N, *features, ...)` if `channel_dim` is 1, with two to four other dimensions.
 
-    No other dimension has the size of the features, so that a layer of the other layout does not take such an input by
-    chance. Half of the inputs have small values, where eps counts.
+    An input `(N, C)` is of both layouts. No other dimension has the size of the features, so that a layer of the other
+    layout does not take such an input by chance. Half of the inputs have small values, where eps counts.
     """
-    others = [size for size in (4, 3, 5, 2, 7) if size not in features]
-    for num_others, scale in itertools.product((1, 2, 3, 4), (1.0, 1e-3)):
+    others = 2 * [size for size in (2, 3, 5, 7) if size not in features][:2]
+    for num_others, scale in itertools.product((2, 3, 4), (1.0, 1e-3)):
         num_before = 1 if channel_dim == 1 else num_others
         shape = (*others[:num_before], *features, *others[num_before:num_others])
         yield scale * (_numbers(shape, device, phase=num_others) + 1 / 3)
