@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from src.callbacks.norm_measures import eval_gap, l2_norm, moments, over_channels, stuck_share, subsample
 from src.norms.padding import ReadsPaddingMask
-from src.norms.recognize import examine, family_of, is_norm
+from src.norms.recognize import Found, examine, family_of, named_norms
 from src.norms.running import is_recomputing
 from src.norms.sync import Synchronizable
 
@@ -48,16 +49,14 @@ class ProbedNorm:
 def find_norms(model: nn.Module) -> list[ProbedNorm]:
     """Each norm (ours, torch's or a library's), and each layer that replaced a norm."""
     norms = []
-    for name, layer in model.named_modules():
-        if is_norm(layer):
-            try:
-                found = examine(name, layer)
-            except ValueError:  # a norm that cannot be swapped is measured all the same
-                family = family_of(layer)
-                kind, channel_dim = (family.kind, family.base_channel_dim) if family else (None, -1)
-            else:
-                kind, channel_dim = found.kind, found.site.channel_dim
-            norms.append(ProbedNorm(name, layer, kind, channel_dim))
+    for name, layer in named_norms(model):
+        family = family_of(layer)
+        kind, channel_dim = (family.kind, family.base_channel_dim) if family else (None, -1)
+        # A norm that cannot be swapped is measured all the same.
+        with suppress(ValueError):
+            if isinstance(found := examine(name, layer), Found):
+                kind, channel_dim = found.kind or kind, found.site.channel_dim
+        norms.append(ProbedNorm(name, layer, kind, channel_dim))
     return norms
 
 

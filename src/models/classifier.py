@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
@@ -19,6 +20,7 @@ from src.models.logged_steps import is_logged_step
 from src.models.recipe import Recipe
 from src.models.tally import Tally
 from src.norms import NormFamily, swap_norms
+from src.norms.replaced import by_reason
 
 # Parts that FSDP and activation checkpointing add to the names of parameters.
 WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
@@ -33,11 +35,38 @@ def as_plain_value(value: Any) -> Any:
     return value
 
 
+def put_norm(backbone: nn.Module, norm: NormFamily, pretrained: bool) -> None:
+    """Replace the norms of a backbone. If its weights are pretrained, the log says which of the norms' are kept.
+
+    Raises:
+        ValueError: the backbone has no norm that could be replaced.
+    """
+    replaced = swap_norms(backbone, norm)
+    if not replaced:
+        reasons = f" ({by_reason(replaced.left_alone)})" if replaced.left_alone else ""
+        raise ValueError(
+            f"norm={type(norm).__name__}: {type(backbone).__name__} has no norms that it could replace{reasons}; "
+            "take a backbone with norms (vgg11_bn for vgg11, say) or norm=null"
+        )
+    if pretrained:
+        rank_zero_info(
+            f"{len(replaced)} norms of the pretrained model are replaced by {type(norm).__name__}; {replaced.summary()}"
+        )
+
+
 class Classifier(LightningModule):
     """A classifier around a backbone: batches are `(inputs, labels)`, labels `(B,)`; logits are `(B, num_classes)`.
 
     A subclass builds the backbone, and its `forward` gives the inputs to the backbone. The arguments of the subclass's
     constructor are kept in checkpoints as its hyperparameters.
+
+    Args:
+        backbone: the model, whose norms are replaced in place.
+        num_classes: number of classes.
+        norm: the norm that replaces each norm of the backbone; None keeps the backbone's own.
+        recipe: loss, optimizer and schedule.
+        compile: run the backbone through torch.compile.
+        pretrained: whether the backbone's weights are pretrained; the log then says which weights of norms are kept.
     """
 
     modalities: ClassVar[Collection[str]] = ()
@@ -46,16 +75,19 @@ class Classifier(LightningModule):
     backbone: nn.Module
 
     def __init__(
-        self, backbone: nn.Module, num_classes: int, norm: NormFamily | None, recipe: Recipe, compile: bool = False
-    ):
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        norm: NormFamily | None,
+        recipe: Recipe,
+        compile: bool = False,
+        pretrained: bool = False,
+    ) -> None:
         super().__init__()
         self._save_hyperparameters()
         self.backbone = backbone
-        if norm is not None and not swap_norms(backbone, norm):
-            raise ValueError(
-                f"norm={type(norm).__name__}: {type(backbone).__name__} has no norms that it could replace; "
-                "take a backbone with norms (vgg11_bn for vgg11, say) or norm=null"
-            )
+        if norm is not None:
+            put_norm(backbone, norm, pretrained)
         self.recipe = recipe
         self.compile_backbone = compile
         self.loss = recipe.build_loss()

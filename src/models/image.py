@@ -25,7 +25,8 @@ class ImageClassifier(Classifier):
             is 3x3 with stride 1, and there is no max-pool (arXiv 1512.03385, section 4.2).
         width: features of a ResNet's first stage; each later stage has twice as many. null is 64, the ResNet's own.
         weights: torchvision's pretrained weights, such as DEFAULT or IMAGENET1K_V1. The classifier, and each weight
-            whose shape differs, is initialized at random.
+            whose shape differs, is initialized at random. A norm that replaces another keeps its weight and bias, and
+            the log says what starts afresh.
         channels_last: keep images and maps in the memory order N, H, W, C. The numbers are the same up to rounding,
             and a checkpoint fits both orders. On a CPU, narrow ResNets (width 16 or 24) get faster and wide ones (64)
             slower.
@@ -63,7 +64,7 @@ class ImageClassifier(Classifier):
         if stem == "small":
             use_small_stem(model, backbone)
         take_channels(model, in_channels)
-        super().__init__(model, num_classes, norm, recipe, compile)
+        super().__init__(model, num_classes, norm, recipe, compile, pretrained=weights is not None)
         self.channels_last = channels_last
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)

@@ -60,7 +60,7 @@ class TextClassifier(Classifier):
         else:
             sizes = TransformerSizes(hidden_size, num_layers, num_heads, dropout, vocab_size, max_length, pad_token_id)
             model = build_transformer(backbone, sizes, num_classes, config or {})
-        super().__init__(model, num_classes, norm, recipe, compile)
+        super().__init__(model, num_classes, norm, recipe, compile, pretrained=pretrained is not None)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.backbone(**inputs).logits

@@ -6,6 +6,7 @@ The functions import transformers themselves: the import takes seconds, and imag
 from dataclasses import dataclass
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from src.names import unknown_name
@@ -75,8 +76,8 @@ def load_pretrained(name: str, num_classes: int) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=num_classes, ignore_mismatched_sizes=True
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=num_classes, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -84,3 +85,6 @@ def load_pretrained(name: str, num_classes: int) -> nn.Module:
             f"pretrained='{name}' could not be loaded: expected a directory with config.json and weights, or a name on "
             f"the Hugging Face hub and a network ({reason})"
         ) from error
+    afresh = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+    rank_zero_info(f"{name}: pretrained weights; starting afresh: {', '.join(sorted(afresh)) or 'nothing'}")
+    return model

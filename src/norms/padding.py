@@ -175,7 +175,7 @@ def is_time_first(module: nn.Module) -> bool:
     return any(isinstance(m, nn.MultiheadAttention) and not m.batch_first for m in module.modules())
 
 
-def has_time_first(model: nn.Module, name: str) -> bool:
+def is_time_first_at(model: nn.Module, name: str) -> bool:
     """Whether the layer `name` gets `(T, B, D)`: the nearest part around it that has torch's attention says so."""
     while name:
         name = name.rpartition(".")[0]

@@ -7,31 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.norms.padding import ReadsPaddingMask
+from src.norms.family import NormFamily
+from src.norms.padding import ReadsPaddingMask, share_padding_mask
 
 # Sizes that differ from each other and from usual numbers of heads, so that dimensions in another order do not fit.
 LENGTHS = (11, 7, 9)
 FURTHER = 6  # padded positions that the second pass has more
 TOLERANCE = 1e-4  # relative change; rounding in float32 gives about 1e-6
-
-
-def takes_tokens(model: nn.Module) -> bool:
-    """Whether the model takes token ids and has norms that have to leave padding out."""
-    readers = [m for m in model.modules() if isinstance(m, ReadsPaddingMask) and m.masked]
-    on_meta = any(p.is_meta for p in model.parameters())
-    return bool(readers) and not on_meta and "input_ids" in inspect.signature(model.forward).parameters
-
-
-def why_padding_counts(model: nn.Module) -> str | None:
-    """Why the norms do not leave padding out, or None if they do."""
-    try:
-        effect = effect_of_padding(model)
-    except Exception as error:  # whatever a model raises whose norms get something unexpected
-        return str(error)
-    tolerance = max([TOLERANCE, *(32 * torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())])
-    if effect <= tolerance:
-        return None
-    return f"padding counts in its statistics: padding a batch further changes results by {effect:.2g} of their size"
 
 
 def effect_of_padding(model: nn.Module) -> float:
@@ -114,3 +96,56 @@ def _change(short: Tensor, long: Tensor) -> float:
         return float("inf")
     short, long = short.double(), long.double()
     return float((short - long).abs().max() / short.abs().max().clamp(min=1e-6))
+
+
+def leave_padding_out(model: nn.Module, norm: NormFamily, replaced: Mapping[str, nn.Module]) -> None:
+    """Pass padding masks to the norms of `model`, and try a text model.
+
+    Args:
+        model: the model, with the layers of `norm` in place.
+        norm: the family, for the message.
+        replaced: the layers that were there before, by name; they are put back if the model is refused.
+
+    Raises:
+        ValueError: padding counts all the same. A model that takes more than tokens cannot be tried, and is accepted.
+    """
+    hooks = share_padding_mask(model)
+    reason = _why_padding_counts(model) if _takes_tokens(model) else None
+    if reason is None:
+        return
+    new = {name: model.get_submodule(name) for name in replaced}
+    _put(model, replaced)
+    try:
+        effect_of_padding(model)
+    except Exception:  # the model takes other inputs, too
+        _put(model, new)
+        return
+    for hook in hooks:
+        hook.remove()
+    raise ValueError(
+        f"{type(norm).__name__} does not fit {type(model).__name__}: {reason.rstrip('.')}. Take a norm of one "
+        "position, such as LayerNorm, or masked=false to count padding"
+    )
+
+
+def _takes_tokens(model: nn.Module) -> bool:
+    """Whether the model takes token ids and has norms that have to leave padding out."""
+    readers = [m for m in model.modules() if isinstance(m, ReadsPaddingMask) and m.masked]
+    on_meta = any(p.is_meta for p in model.parameters())
+    return bool(readers) and not on_meta and "input_ids" in inspect.signature(model.forward).parameters
+
+
+def _why_padding_counts(model: nn.Module) -> str | None:
+    try:
+        effect = effect_of_padding(model)
+    except Exception as error:  # whatever a model raises whose norms get something unexpected
+        return str(error)
+    tolerance = max([TOLERANCE, *(32 * torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())])
+    if effect <= tolerance:
+        return None
+    return f"padding counts in its statistics: padding a batch further changes results by {effect:.2g} of their size"
+
+
+def _put(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    for name, layer in layers.items():
+        model.set_submodule(name, layer)

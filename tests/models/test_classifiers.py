@@ -7,8 +7,11 @@ import pytest
 import torch
 from lightning import Trainer
 from torch import nn
+from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.ops import FrozenBatchNorm2d
 
 from src.models import Classifier, ImageClassifier, Recipe, TextClassifier
+from src.models.classifier import put_norm
 from src.norms import NORMS, NormFamily, swap_norms
 from src.norms.recognize import is_norm
 from tests.helpers.errors import error_is
@@ -239,7 +242,78 @@ def test_a_pretrained_directory(tmp_path: Path) -> None:
     assert ours["classifier.weight"].shape == (7, 32)
 
 
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("lightning")]
+
+
+@pytest.mark.parametrize(
+    ("norm", "kept", "afresh"),
+    [
+        (None, "weight, bias", ""),
+        (NORMS["GroupNorm"], "weight, bias", "nothing"),
+        (NORMS["RMSNorm"], "weight", "nothing"),
+        (NORMS["DynamicTanh"], "weight, bias", "alpha"),
+        (NORMS["BatchNorm"], "weight, bias, running_mean, running_var, num_batches_tracked", "nothing"),
+    ],
+    ids=str,
+)
+def test_the_log_says_what_starts_afresh_in_an_image_model(
+    norm: NormFamily | None, kept: str, afresh: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    pretrained = resnet18().state_dict()
+    for key in pretrained:
+        if "bn" in key and pretrained[key].is_floating_point():
+            pretrained[key] += torch.rand_like(pretrained[key])
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda self, **options: pretrained)
+    with caplog.at_level("INFO"):
+        model = ImageClassifier("resnet18", norm=norm, weights="DEFAULT", num_classes=3)
+    expected = ["resnet18: pretrained weights DEFAULT; starting afresh: fc.bias, fc.weight"]
+    if norm is not None:
+        expected.append(
+            f"20 norms of the pretrained model are replaced by {type(norm).__name__}; kept: {kept}; starting afresh: "
+            f"{afresh}"
+        )
+    assert messages(caplog) == expected
+    state = model.backbone.state_dict()
+    for key in kept.split(", "):
+        assert torch.equal(state[f"layer1.0.bn1.{key}"], pretrained[f"layer1.0.bn1.{key}"])
+
+
+def test_the_log_says_what_starts_afresh_in_a_text_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = TextClassifier(hidden_size=32, num_heads=2, vocab_size=50, max_length=16)
+    for name, parameter in first.backbone.named_parameters():
+        if "LayerNorm" in name:
+            nn.init.normal_(parameter)
+    first.backbone.save_pretrained(tmp_path)
+    with caplog.at_level("INFO"):
+        model = TextClassifier(pretrained=str(tmp_path), norm=NORMS["BatchNorm"], num_classes=7)
+    assert messages(caplog) == [
+        f"{tmp_path}: pretrained weights; starting afresh: classifier.bias, classifier.weight",
+        "5 norms of the pretrained model are replaced by BatchNorm; kept: weight, bias; starting afresh: running_mean, "
+        "running_var, num_batches_tracked",
+    ]
+    key = "bert.embeddings.LayerNorm.weight"
+    assert torch.equal(model.backbone.state_dict()[key], first.backbone.state_dict()[key])
+
+
+class FrozenNet(nn.Sequential):
+    pass
+
+
 class TestErrors:
+    def test_norms_that_are_all_left_alone(self) -> None:
+        frozen = FrozenNet(FrozenBatchNorm2d(8))
+        with (
+            pytest.warns(UserWarning, match="BatchNorm leaves norms alone: '0': its weight is frozen in a buffer"),
+            error_is(
+                ValueError,
+                "norm=BatchNorm: FrozenNet has no norms that it could replace ('0': its weight is frozen in a buffer); "
+                "take a backbone with norms (vgg11_bn for vgg11, say) or norm=null",
+            ),
+        ):
+            put_norm(frozen, NORMS["BatchNorm"], pretrained=False)
+
     def test_norm_on_a_backbone_without_norms(self) -> None:
         with error_is(
             ValueError,

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torchvision.models import convnext_tiny
+from torchvision.models import convnext_tiny, resnet18
 from transformers import GemmaConfig, GemmaForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from src.norms import NORMS, BatchNorm2d, LayerNorm, RMSNorm, SyncBatchNorm, swap_norms
 from src.norms import families as family
@@ -281,3 +283,119 @@ def test_torchs_encoder_does_not_go_around_the_norm() -> None:
     with torch.no_grad():
         fused = model(x)
     torch.testing.assert_close(fused, model(x))
+
+
+KEPT = [
+    "BatchNorm",
+    "GroupNorm",
+    "InstanceNorm",
+    "LayerNorm",
+    "DynamicTanh",
+    "Derf",
+    "TorchBatchNorm",
+    "TorchLayerNorm",
+]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_another_kind_keeps_weight_and_bias(name: str) -> None:
+    """The replaced layer keeps its own; a tied weight stays tied; what the replaced layer lacks starts afresh."""
+    torch.manual_seed(0)
+    norm = family.GroupNorm(num_groups=2) if name == "GroupNorm" else NORMS[name]
+    model = Nested()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    before = copy.deepcopy(model.state_dict())
+    replaced = swap_norms(model, norm)
+    after = model.state_dict()
+    for layer_name, old in replaced.items():
+        for key in ("weight", "bias"):
+            assert torch.equal(after[f"{layer_name}.{key}"], before[f"{layer_name}.{key}"])
+            assert model.get_submodule(layer_name).get_parameter(key) is not old.get_parameter(key)
+    assert model.tokens["first"].weight is model.tokens["second"].weight
+    assert sorted([*replaced.kept, *replaced.afresh]) == sorted(
+        key for key in after if key.rpartition(".")[0] in replaced
+    )
+    afresh = [key for key in replaced.afresh if key.startswith("tokens.second")]
+    expected = {
+        "BatchNorm": ["running_mean", "running_var", "num_batches_tracked"],
+        "TorchBatchNorm": ["running_mean", "running_var", "num_batches_tracked"],
+        "DynamicTanh": ["alpha"],
+        "Derf": ["alpha", "shift"],
+    }
+    assert afresh == [f"tokens.second.{key}" for key in expected.get(name, [])]
+
+
+def test_elementwise_norms_give_weight_and_bias_on() -> None:
+    model = nn.Sequential(nn.LayerNorm(8))
+    swap_norms(model, NORMS["DynamicTanh"])
+    nn.init.constant_(model[0].weight, 3.0)
+    nn.init.constant_(model[0].bias, 2.0)
+    swap_norms(model, NORMS["LayerNorm"])
+    assert (model[0].weight == 3).all()
+    assert (model[0].bias == 2).all()
+
+
+def test_fresh_weights_stay_as_a_model_starts_them() -> None:
+    """A ResNet that starts the last norm of each block at zero still does."""
+    model = resnet18(zero_init_residual=True)
+    swap_norms(model, NORMS["LayerNorm"])
+    for name, parameter in model.named_parameters():
+        if "bn" in name or "downsample.1" in name:
+            zero = name.endswith("bias") or (name.startswith("layer") and "bn2" in name)
+            assert (parameter == (0 if zero else 1)).all(), name
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "BatchNorm", "DynamicTanh"])
+def test_frozen_norms_stay_frozen(name: str) -> None:
+    """Also what the replaced layer does not have, if it has parameters and all are frozen."""
+    frozen, partly, free = nn.LayerNorm(8), nn.LayerNorm(8), nn.LayerNorm(8)
+    frozen.requires_grad_(False)
+    partly.bias.requires_grad_(False)
+    model = nn.Sequential(frozen, partly, free)
+    swap_norms(model, NORMS[name])
+    for i, trained in enumerate([(False, False, False), (True, False, True), (True, True, True)]):
+        names = ["weight", "bias", "alpha"]
+        found = {key: parameter.requires_grad for key, parameter in model[i].named_parameters()}
+        assert found == {key: each for key, each in zip(names, trained, strict=True) if key in found}
+
+
+def test_a_librarys_frozen_norms_stay_frozen() -> None:
+    """Gemma's weights are not kept, and are frozen all the same; Llama's are kept."""
+    model = nn.Sequential(GemmaRMSNorm(8), LlamaRMSNorm(8), nn.LayerNorm(8, elementwise_affine=False))
+    model.requires_grad_(False)
+    swap_norms(model, NORMS["RMSNorm"])
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False]
+    swap_norms(model, NORMS["DynamicTanh"])
+    assert not any(parameter.requires_grad for layer in model[:2] for parameter in layer.parameters())
+    assert model[2].alpha.requires_grad  # a layer without parameters does not say whether they train
+
+
+@pytest.mark.parametrize("name", ["BatchNorm", "LayerNorm", "TorchGroupNorm"])
+def test_hooks_stay_at_their_place(name: str) -> None:
+    """Whatever the kind: with their options, for the same objects, and a handle still removes its hook."""
+
+    class Recorder:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def before(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
+            self.seen.append(f"before {type(layer).__name__}")
+
+        def after(self, layer: nn.Module, args: Any, output: Any) -> None:
+            self.seen.append("after")
+
+        def backward(self, layer: nn.Module, grad_input: Any, grad_output: Any) -> None:
+            self.seen.append("backward")
+
+    recorder, model = Recorder(), nn.Sequential(nn.BatchNorm2d(64))
+    model[0].register_forward_pre_hook(recorder.before, with_kwargs=True)
+    handle = model[0].register_forward_hook(recorder.after)
+    model[0].register_full_backward_hook(recorder.backward)
+    swap_norms(model, NORMS[name])
+    x = torch.randn(2, 64, 2, 2, requires_grad=True)
+    model(x).sum().backward()
+    assert recorder.seen == [f"before {type(model[0]).__name__}", "after", "backward"]
+    handle.remove()
+    model(x)
+    assert recorder.seen[3:] == [f"before {type(model[0]).__name__}"]
