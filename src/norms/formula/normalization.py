@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from src.norms.formula.axes import Axes
+from src.norms.formula.export import by_given, is_exporting
 from src.norms.formula.processes import merge
 from src.norms.formula.statistics import Statistics, computing_dtype, deviations
 
@@ -24,6 +25,8 @@ def formula(
         x, axes, eps, weight, bias, mask, given: as in `src.norms.normalize.normalize`.
         in_place: save memory by writing over intermediate tensors, if nothing records the operations.
     """
+    if given is not None and is_exporting():
+        return by_given(x, axes, eps, weight, bias, given), given
     seen = x if axes.shape is None else x.view(axes.shape)
     if given is None:
         deviation, found = deviations(seen, axes.dims, mask, axes.about_zero)
