@@ -1,7 +1,4 @@
-"""How a norm by given statistics, such as a batch norm in eval, is recorded in a program that leaves Python.
-
-The recorded form costs nothing: an optimizer of such programs folds it into the convolution before it.
-"""
+"""How norms are recorded in a program that leaves Python, so that optimizers of such programs recognize them."""
 
 import torch
 from torch import Tensor
@@ -15,6 +12,11 @@ def is_exporting() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
+def is_exporting_to_onnx() -> bool:
+    """Whether torch.onnx.export records this call by torch.export, and so takes operators of ONNX."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
 def by_given(
     x: Tensor, axes: Axes, eps: float, weight: Tensor | None, bias: Tensor | None, given: Statistics
 ) -> Tensor:
@@ -23,8 +25,7 @@ def by_given(
     Args:
         x, axes, eps, weight, bias, given: as in `src.norms.normalize.normalize`.
     """
-    channels_second = axes.dims == (0, *range(2, x.ndim))
-    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export() and channels_second and given.mean is not None:
+    if is_exporting_to_onnx() and axes.dims == (0, *range(2, x.ndim)) and given.mean is not None:
         from src.norms.formula.onnx_operators import batch_normalization  # registers the operator at first need
 
         weight = torch.ones_like(given.var) if weight is None else weight
@@ -42,12 +43,41 @@ def scale_and_shift(
     too. `formula` is more accurate, because it subtracts the mean first: if a mean is 10,000 standard deviations, this
     form has an error of 1e-3 standard deviations in float32, and `formula` has none.
     """
-    dtype = computing_dtype(x.dtype)
-    scale = torch.rsqrt(given.var.to(dtype) + eps)
+    scale = torch.rsqrt(widened(given.var) + eps)
     if weight is not None:
         scale = scale * weight
     shift = bias
     if given.mean is not None:
         shift = -given.mean * scale if bias is None else bias - given.mean * scale
-    y = x.to(dtype) * axes.spread(scale)
-    return (y if shift is None else y + axes.spread(shift)).to(x.dtype)
+    wide = axes.parameter_shape or (-1,)
+    wide = (*[1] * (x.ndim - len(wide)), *wide)  # (1, C, 1, 1): optimizers do not fold (C, 1, 1) into a convolution
+    y = widened(x) * scale.reshape(wide)
+    if shift is not None:
+        y = y + shift.reshape(wide)
+    return y if y.dtype == x.dtype else y.to(x.dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in its `computing_dtype`. A conversion that changes nothing would be recorded all the same."""
+    dtype = computing_dtype(x.dtype)
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def by_layer_normalization(
+    x: Tensor, axes: Axes, eps: float, weight: Tensor | None, bias: Tensor | None
+) -> Tensor | None:
+    """The normalized `x` by ONNX's LayerNormalization, or None if that does not reduce these axes."""
+    if axes.about_zero or axes.process_group is not None or axes.shape is not None:
+        return None
+    from src.norms.formula.onnx_operators import layer_normalization
+
+    first = -len(axes.dims)
+    if axes.dims == tuple(range(first, 0)):
+        seen = x
+    elif axes.dims == (1,):  # the channels of a map
+        seen = x.movedim(1, -1)
+    else:
+        return None
+    weight = seen.new_ones(seen.shape[first:]) if weight is None else weight
+    y = layer_normalization(seen, weight, bias, axis=first, epsilon=eps)
+    return y if seen is x else y.movedim(-1, 1)

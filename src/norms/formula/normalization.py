@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from src.norms.formula.axes import Axes
-from src.norms.formula.export import by_given, is_exporting
+from src.norms.formula.export import by_given, by_layer_normalization, is_exporting, is_exporting_to_onnx
 from src.norms.formula.processes import merge
 from src.norms.formula.statistics import Statistics, computing_dtype, deviations
 
@@ -31,6 +31,10 @@ def formula(
     if given is None:
         deviation, found = deviations(seen, axes.dims, mask, axes.about_zero)
         rest = found.rest
+        if mask is None and is_exporting_to_onnx():
+            exported = by_layer_normalization(x, axes, eps, weight, bias)
+            if exported is not None:
+                return exported, found
         if axes.process_group is not None:
             found, rest = merge(found, axes.process_group)
     else:
