@@ -7,6 +7,7 @@ norm takes. Padding is removed before the call.
 import torch
 from torch import Tensor, nn
 from torch.nn import GroupNorm, LayerNorm, RMSNorm
+from torch.nn.functional import group_norm, layer_norm, rms_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -24,7 +25,10 @@ class BatchNorm(_BatchNorm):
     """torch's batch norm of `(N, C, *)` for any number of dimensions."""
 
     channel_dim = 1
-    _check_input_dim = check_at_least_2d
+
+    def _check_input_dim(self, input: Tensor) -> None:  # torch.jit.script does not take `check_at_least_2d` itself
+        if input.ndim < 2:
+            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
 
 
 class TokenBatchNorm(ReadsPaddingMask, OfTokens, BatchNorm):
@@ -78,7 +82,8 @@ class TokenGroupNorm(GroupNorm):
     channel_dim = -1
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.reshape(-1, self.num_channels)).reshape(input.shape)
+        tokens = input.reshape(-1, self.num_channels)
+        return group_norm(tokens, self.num_groups, self.weight, self.bias, self.eps).reshape(input.shape)
 
 
 class ChannelLayerNorm(LayerNorm):
@@ -87,7 +92,8 @@ class ChannelLayerNorm(LayerNorm):
     channel_dim = 1
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+        y = layer_norm(input.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.movedim(-1, 1)
 
 
 class ChannelRMSNorm(RMSNorm):
@@ -96,7 +102,7 @@ class ChannelRMSNorm(RMSNorm):
     channel_dim = 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return rms_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.eps).movedim(-1, 1)
 
 
 class TorchBatchNormFamily(BatchNormFamily):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from src.norms.formula.axes import Axes
+from src.norms.formula.export import by_given, by_layer_normalization, is_exporting, is_exporting_to_onnx
 from src.norms.formula.processes import merge
 from src.norms.formula.statistics import Statistics, computing_dtype, deviations
 
@@ -24,10 +25,16 @@ def formula(
         x, axes, eps, weight, bias, mask, given: as in `src.norms.normalize.normalize`.
         in_place: save memory by writing over intermediate tensors, if nothing records the operations.
     """
+    if given is not None and is_exporting():
+        return by_given(x, axes, eps, weight, bias, given), given
     seen = x if axes.shape is None else x.view(axes.shape)
     if given is None:
         deviation, found = deviations(seen, axes.dims, mask, axes.about_zero)
         rest = found.rest
+        if mask is None and is_exporting_to_onnx():
+            exported = by_layer_normalization(x, axes, eps, weight, bias)
+            if exported is not None:
+                return exported, found
         if axes.process_group is not None:
             found, rest = merge(found, axes.process_group)
     else:
