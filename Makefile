@@ -9,7 +9,7 @@ TORCH := -P torch==2.14.1 -P torchvision==0.29.1
 LOCK := .venv-lock/$(notdir $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade $(TORCH)
 
-.PHONY: setup train test test-quick check lock test-lowest test-newest capabilities pictures bench bench-check tensorboard clean
+.PHONY: setup train test test-quick check lock test-lowest test-newest capabilities backbones pictures bench bench-check tensorboard clean
 
 setup: $(TRAIN)  ## create the environment for training from the lock
 
@@ -53,6 +53,9 @@ test-lowest test-newest: test-%:  ## run the tests with the lowest or the newest
 
 capabilities: $(DEV)  ## write docs/capabilities.md from the conformance suite
 	$(BIN)/python -m tests.norms.capabilities
+
+backbones: $(DEV)  ## write docs/backbones.md: which norm fits which backbone
+	$(BIN)/python -m tests.models.backbones
 
 pictures: $(DEV)  ## draw docs/pictures; the pictures of TensorBoard need Chromium
 	$(BIN)/python -m tests.helpers.readme_pictures
