@@ -116,9 +116,9 @@ def checkpointed(model: nn.Module, use_reentrant: bool) -> nn.Module:
     return twin
 
 
-@pytest.mark.parametrize("loss", [one_call, two_calls, hidden_state], ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("loss", [two_calls, hidden_state], ids=lambda loss: loss.__name__)
 @pytest.mark.parametrize("use_reentrant", [True, False])
-@pytest.mark.parametrize("name", READING)
+@pytest.mark.parametrize("name", ["BatchNorm", "InstanceNorm", "TorchInstanceNorm"])
 def test_checkpointing_repeats_with_the_mask_of_its_forward_pass(name: str, use_reentrant: bool, loss: Loss) -> None:
     model = bert_with(name)
     assert_close(backward(checkpointed(model, use_reentrant), loss), backward(model, loss))
