@@ -66,8 +66,8 @@ class ReadsPaddingMask(nn.Module):
     def mask_for(self, x: Tensor) -> Tensor | None:
         """The mask of the running call in the shape that broadcasts over `x`: `(B, T, 1)` for `(B, T, D)`.
 
-        None if every position counts: there is no mask, `masked` is False, or `x` has one vector per sample, `(B, D)`,
-        or the vectors of the tokens alone. The vectors `(B * T, D)` of all positions get a mask `(B * T, 1)`.
+        None if every position counts: there is no mask, `masked` is False, or `x` has vectors `(N, D)`, such as one per
+        sample. The vectors `(B * T, D)` of all positions get a mask `(B * T, 1)`.
 
         Raises:
             ValueError: the mask does not fit `x`.
@@ -76,15 +76,11 @@ class ReadsPaddingMask(nn.Module):
         mask = self._mask_of_call() if self.masked else None
         if mask is None:
             return None
-        if x.ndim > 2 and x.shape[:2] == mask.shape:
-            return mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
         if x.ndim == 2:
-            if x.shape[0] == mask.shape[0]:
-                return None
-            if x.shape[0] == prod(mask.shape):
-                return mask.reshape(-1, 1)
-            if x.shape[0] == int(mask.sum()):
-                return None
+            flattened = x.shape[0] == prod(mask.shape) and x.shape[0] != mask.shape[0]
+            return mask.reshape(-1, 1) if flattened else None
+        if x.shape[:2] == mask.shape:
+            return mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
         raise ValueError(
             f"a padding mask of shape {tuple(mask.shape)} does not fit an input of shape {tuple(x.shape)}: "
             "expected (B, T) and (B, T, ...)"
