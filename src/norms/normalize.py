@@ -122,9 +122,8 @@ class _Normalize(torch.autograd.Function):
             return (None,) * 7
         x, weight, bias, mask, mean, var, rest, count = ctx.saved_tensors
         given = Statistics(mean, var) if ctx.given else None
-        batched = torch._C._functorch.is_legacy_batchedtensor(dy)
-        unreadable = ctx.kernel is not None and not is_plain(dy)
-        if torch.is_grad_enabled() or formula_needed(dy) or batched or unreadable:
+        no_memory = torch._C._functorch.is_legacy_batchedtensor(dy) or (ctx.kernel is not None and not is_plain(dy))
+        if torch.is_grad_enabled() or formula_needed(dy) or no_memory:
             found = gradients_by_autograd(dy, ctx.needs_input_grad, x, weight, bias, mask, ctx.axes, ctx.eps, given)
             return *found, None, None, None, None
         if dy.stride() != x.stride():

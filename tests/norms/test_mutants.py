@@ -320,8 +320,8 @@ MUTANTS = [
     Mutant(
         "batched gradients are copied into a tensor that is not batched",
         "normalize.py",
-        " or torch._C._functorch.is_legacy_batchedtensor(dy)",
-        "",
+        "torch._C._functorch.is_legacy_batchedtensor(dy) or (",
+        "(",
         "BatchNorm2d",
         "batched_gradients",
     ),
@@ -476,7 +476,7 @@ MUTANTS = [
     Mutant(
         "one value per channel raises no error",
         "batch_norm.py",
-        "if use_batch and peers is None and x.numel() == num_channels:",
+        "if use_batch and peers is None and x.numel() == num_channels and self._num_values(x) == 1:",
         "if False:",
         "BatchNorm1d",
         "one_value_in_each_mean",
