@@ -456,6 +456,14 @@ MUTANTS = [
         "layouts_of_kernels",
         kernels=True,
     ),
+    Mutant(
+        "the backward pass adds eps to running statistics in their own type",
+        "derivative.py",
+        "torch.rsqrt(axes.spread(given.var).to(dy.dtype) + eps)",
+        "torch.rsqrt(axes.spread(given.var) + eps)",
+        "BatchNorm1d",
+        "found_by_fuzzing",
+    ),
     # Layout, errors, types.
     Mutant(
         "a channels-last input is made contiguous",
@@ -480,6 +488,22 @@ MUTANTS = [
         "if False:",
         "BatchNorm1d",
         "one_value_in_each_mean",
+    ),
+    Mutant(
+        "no channel is taken for one value per channel",
+        "batch_norm.py",
+        " and self._num_values(x) == 1:",
+        ":",
+        "BatchNorm2d",
+        "without_channels",
+    ),
+    Mutant(
+        "a group norm takes an input without channels",
+        "group_norm.py",
+        "if num_channels == 0:",
+        "if False:",
+        "GroupNorm",
+        "without_channels",
     ),
     Mutant(
         "an input with one channel is broadcast to all channels",

@@ -10,6 +10,15 @@ FOUND: tuple[Trial | AxesTrial, ...] = (
     Trial("RMSNorm", {"normalized_shape": (3, 4, 5)}, (2, 3, 4, 5), CHANNELS_LAST),
     Trial("BatchNorm2d", {"num_features": 0, "affine": False, "track_running_stats": False}, (5, 0, 5, 5)),
     Trial("GroupNorm", {"num_channels": 0, "num_groups": 1}, (1, 0, 1, 1)),
+    Trial(  # the variance plus eps is below what float16 can represent
+        "BatchNorm1d",
+        {"num_features": 1, "eps": 1e-8, "momentum": 1.0, "affine": False},
+        (1, 1, 2),
+        dtype="float16",
+        parameter_dtype="float16",
+        scale=0.0,
+        modes=(True, False),
+    ),
     # What no layer asks for.
     AxesTrial((2, 3, 4, 5), CHANNELS_LAST, dims=(1, 2, 3), parameters=(False, True, True, True)),
     AxesTrial((2, 3, 4, 5), CHANNELS_LAST, dims=(3,), parameters=None),
