@@ -490,6 +490,14 @@ MUTANTS = [
         "one_value_in_each_mean",
     ),
     Mutant(
+        "running statistics follow an input with another number of channels",
+        "instance_norm.py",
+        "        if self.running_mean is not None:\n            samples",
+        "        if False:\n            samples",
+        "InstanceNorm1d",
+        "found_by_fuzzing",
+    ),
+    Mutant(
         "no channel is taken for one value per channel",
         "batch_norm.py",
         " and self._num_values(x) == 1:",

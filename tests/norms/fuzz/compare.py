@@ -18,7 +18,9 @@ from tests.norms.fuzz.axes import AxesTrial
 from tests.norms.fuzz.exact import Found, exact
 from tests.norms.fuzz.trial import Trial
 
-UNITS = 6  # of the scale, by which ours may be off; torch's layer is off by up to a million far from zero
+# Ours may be off by this many units of the scale, and by one for the root of the number of values that are summed:
+# kernels sum blocks of values in float32. Torch's layer is off by up to a million far from zero.
+UNITS = 6
 Values = dict[str, Tensor]
 
 
@@ -128,6 +130,8 @@ def check(trial: Trial | AxesTrial, name: str = "kernels", norms: ModuleType = s
     assert error is expected_error, f"{error} where torch raises {expected_error}"
     # The gradient of torch's RMS norm lies in memory as that of the output does.
     laid_out = ["output", "gradient of the input"][: 1 if trial.norm == "RMSNorm" and trial.gradient else 2]
+    if trial.layout.order and 1 in trial.shape:
+        laid_out = laid_out[:1]  # strides of dimensions of size 1 mean nothing, but torch's backward pass reads them
     for step, ((before, values, after), (their_before, their_values, their_after)) in enumerate(
         zip(found, torchs, strict=True)
     ):
@@ -146,7 +150,7 @@ def check(trial: Trial | AxesTrial, name: str = "kernels", norms: ModuleType = s
                 continue
             dtype = getattr(torch, trial.dtype)
             error_of_ours, error_of_torchs = off(one, *truth[part], dtype), off(other, *their_truth[part], dtype)
-            assert error_of_ours <= UNITS, (
-                f"{where}: off by {error_of_ours:.3g} units, torch by {error_of_torchs:.3g}\n{one}\n{other}\n"
-                f"{truth[part][0]}"
+            allowed = UNITS + torch.Size(trial.shape).numel() ** 0.5
+            assert error_of_ours <= allowed, (
+                f"{where}: off by {error_of_ours:.3g} units, torch by {error_of_torchs:.3g}, {allowed:.3g} are allowed"
             )

@@ -19,6 +19,9 @@ FOUND: tuple[Trial | AxesTrial, ...] = (
         scale=0.0,
         modes=(True, False),
     ),
+    Trial(  # one channel would be broadcast to two running statistics
+        "InstanceNorm1d", {"num_features": 2, "track_running_stats": True}, (1, 1, 2)
+    ),
     # What no layer asks for.
     AxesTrial((2, 3, 4, 5), CHANNELS_LAST, dims=(1, 2, 3), parameters=(False, True, True, True)),
     AxesTrial((2, 3, 4, 5), CHANNELS_LAST, dims=(3,), parameters=None),
