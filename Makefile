@@ -1,5 +1,6 @@
 PYTHON ?= python3
 JOBS ?= 1
+MINUTES ?= 10
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # An installation touches its file last, so that an interrupted installation starts again.
 TRAIN := .venv/train
@@ -9,7 +10,8 @@ TORCH := -P torch==2.14.1 -P torchvision==0.29.1
 LOCK := .venv-lock/$(notdir $(BIN))/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade $(TORCH)
 
-.PHONY: setup train test test-quick check lock test-lowest test-newest capabilities backbones pictures bench bench-check tensorboard clean
+.PHONY: setup train test test-quick check lock test-lowest test-newest capabilities backbones fuzz pictures bench bench-check \
+	tensorboard clean
 
 setup: $(TRAIN)  ## create the environment for training from the lock
 
@@ -56,6 +58,9 @@ capabilities: $(DEV)  ## write docs/capabilities.md from the conformance suite
 
 backbones: $(DEV)  ## write docs/backbones.md: which norm fits which backbone
 	$(BIN)/python -m tests.models.backbones
+
+fuzz: $(DEV)  ## compare random layers with torch's for MINUTES=10, with every backend
+	$(BIN)/python -m tests.norms.fuzz --minutes $(MINUTES)
 
 pictures: $(DEV)  ## draw docs/pictures; the pictures of TensorBoard need Chromium
 	$(BIN)/python -m tests.helpers.readme_pictures

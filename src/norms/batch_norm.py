@@ -1,5 +1,6 @@
 """Batch normalization: each channel over the whole batch (Ioffe and Szegedy, 2015, arXiv 1502.03167)."""
 
+import math
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class BatchNorm(Synchronizable, _BatchNorm):
     ) -> None:
         """Raise torch's errors."""
         num_channels = x.shape[self.channel_dim]
-        if use_batch and peers is None and x.numel() == num_channels:
+        if use_batch and peers is None and x.numel() == num_channels and self._num_values(x) == 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
         if use_batch and self.eps <= 0:
             raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
@@ -96,6 +97,11 @@ class BatchNorm(Synchronizable, _BatchNorm):
             if vector is not None and vector.numel() != num_channels:
                 raise RuntimeError(f"{name} should contain {num_channels} elements not {vector.numel()}")
         check_dtypes(x, *vectors)
+
+    def _num_values(self, x: Tensor) -> int:
+        """The number of values in each channel, which may be above 1 where there is no channel."""
+        channel = self.channel_dim % x.ndim
+        return math.prod(size for dim, size in enumerate(x.shape) if dim != channel)
 
     @torch.no_grad()
     def _follow(self, batch: Statistics) -> None:

@@ -21,7 +21,8 @@ class GroupNorm(nn.GroupNorm):
     Raises:
         ValueError: `num_groups` does not divide `num_channels`; or a group has a single value, whose variance would be
             0, and the batch has one sample.
-        RuntimeError: the input does not have `num_channels` channels, or its type is not the parameters' type.
+        RuntimeError: the input does not have `num_channels` channels, or has none, or its type is not the parameters'
+            type.
     """
 
     channel_dim = 1
@@ -53,6 +54,8 @@ class GroupNorm(nn.GroupNorm):
                 f"Expected number of channels in input to be divisible by num_groups, but got input of shape {shape} "
                 f"and num_groups={self.num_groups}"
             )
+        if num_channels == 0:
+            raise RuntimeError("Expected number of channels to be greater than 0, got 0")
         if self.channel_dim == 1 and 0 in shape[2:]:
             raise RuntimeError("Expected HxW to be greater than 0, got 0")
         for name, vector in {"weight": self.weight, "bias": self.bias}.items():

@@ -31,7 +31,8 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
     Raises:
         ValueError: the statistics of the samples are used, and a channel has a single position, whose variance would be
             0; or a layer with weights gets an input that does not have `num_features` channels.
-        RuntimeError: the input's type is not the parameters' type.
+        RuntimeError: the input's type is not the parameters' type; or a layer with running statistics and without
+            weights gets an input that does not have `num_features` channels.
     """
 
     channel_dim = 1
@@ -83,6 +84,11 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
             "num_features, which is not used because affine=False",
             stacklevel=3,
         )
+        if self.running_mean is not None:
+            samples = x.shape[0] if dim else 1
+            raise RuntimeError(
+                f"running_mean should contain {samples * num_channels} elements not {samples * self.num_features}"
+            )
 
     @torch.no_grad()
     def _follow(self, sample: Statistics) -> None:

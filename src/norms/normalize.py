@@ -15,6 +15,7 @@ from src.norms.formula.derivative import gradients, gradients_by_autograd, gradi
 from src.norms.formula.normalization import formula
 from src.norms.formula.statistics import Statistics
 from src.norms.kernels import cpu, gpu, synchronized
+from src.norms.kernels.arrangement import is_plain
 from src.norms.kernels.cpu import CPUKernel
 from src.norms.kernels.gpu import GPUKernel
 from src.norms.kernels.setting import setting
@@ -60,7 +61,7 @@ def _find_kernel(
     if axes.process_group is not None:
         if x.dtype != torch.float32:
             return None  # two kernels would round a half-precision gradient twice, first before terms cancel
-        return synchronized.kernel_for(backend, x, axes)
+        return synchronized.kernel_for(backend, x, weight, bias, axes)
     return backend.kernel_for(x, weight, bias, axes, given)
 
 
@@ -121,7 +122,8 @@ class _Normalize(torch.autograd.Function):
             return (None,) * 7
         x, weight, bias, mask, mean, var, rest, count = ctx.saved_tensors
         given = Statistics(mean, var) if ctx.given else None
-        if torch.is_grad_enabled() or formula_needed(dy) or torch._C._functorch.is_legacy_batchedtensor(dy):
+        no_memory = torch._C._functorch.is_legacy_batchedtensor(dy) or (ctx.kernel is not None and not is_plain(dy))
+        if torch.is_grad_enabled() or formula_needed(dy) or no_memory:
             found = gradients_by_autograd(dy, ctx.needs_input_grad, x, weight, bias, mask, ctx.axes, ctx.eps, given)
             return *found, None, None, None, None
         if dy.stride() != x.stride():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing._internal.two_tensor import TwoTensor
 
 from src import norms
 from src.norms.kernels import build, cpu
@@ -85,8 +86,42 @@ def test_what_no_kernel_reads_in_order_is_left_to_the_formula() -> None:
     assert arrange(x.shape, x.stride(), (1,), (6, 1, 1)) is None
     assert arrange(x.shape, x[..., ::2].stride(), (0, 2, 3), (6, 1, 1)) is None
     assert arrange((0, 6), (6, 1), (0,), (6,)) is None
-    turned = x.transpose(2, 3)
-    assert arrange(turned.shape, turned.stride(), (0, 2, 3), (6, 1, 1)) is None
+    assert arrange(x.shape, (90, 1, 18, 6), (1, 2, 3), (6, 5, 3)) is None  # the weights lie in another order
+    assert arrange(x.shape, (90, 1, 18, 6), (3,), None) is None  # the means lie in another order
+
+
+def test_what_varies_with_no_channel_is_left_to_the_formula() -> None:
+    """A kernel would read a weight for each channel where there is one weight for all."""
+    x = torch.empty(4, 6, 5, 3)
+    assert arrange(x.shape, x.stride(), (0, 2, 3), (1, 1, 1)) is None
+    last = (4, 5, 2, 3)
+    assert arrange(last, (30, 6, 3, 1), (1, 3), (1,)) is None
+    assert arrange(last, (30, 6, 3, 1), (1, 3), (3,)) is None
+
+
+def test_a_normalized_shape_on_a_channels_last_map() -> None:
+    x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).to(memory_format=CL)
+    ours, theirs = norms.RMSNorm((3, 4, 5)), nn.RMSNorm((3, 4, 5))
+    for layer in (ours, theirs):
+        nn.init._no_grad_uniform_(layer.weight, 0, 1, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_a_negative_view_is_read_with_its_sign() -> None:
+    """The imaginary part of a conjugate has the sign of its values in its dispatch key, not in memory."""
+    x = torch.full((1, 1), 1 + 1j).conj().imag
+    assert x.is_contiguous()
+    assert x.is_neg()
+    torch.testing.assert_close(norms.RMSNorm(1)(x), nn.RMSNorm(1)(x))
+
+
+def test_a_gradient_without_memory_of_its_own() -> None:
+    """The gradient of the output may be a subclass of a tensor that wraps others, where the input is a tensor."""
+    layer, x, dy = norms.LayerNorm(8), torch.randn(2, 8, requires_grad=True), torch.randn(2, 8)
+    y = layer(x)
+    (expected,) = torch.autograd.grad(y, x, dy, retain_graph=True)
+    (found,) = torch.autograd.grad(y, x, TwoTensor(dy, dy))
+    torch.testing.assert_close(found.a, expected)
 
 
 OUTPUT = (

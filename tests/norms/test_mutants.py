@@ -29,6 +29,7 @@ class Mutant:
     new: str
     layer: str
     check: str
+    kernels: bool = False  # whether the check needs kernels; most mistakes are in the formula
 
 
 MUTANTS = [
@@ -319,8 +320,8 @@ MUTANTS = [
     Mutant(
         "batched gradients are copied into a tensor that is not batched",
         "normalize.py",
-        " or torch._C._functorch.is_legacy_batchedtensor(dy)",
-        "",
+        "torch._C._functorch.is_legacy_batchedtensor(dy) or (",
+        "(",
         "BatchNorm2d",
         "batched_gradients",
     ),
@@ -461,6 +462,24 @@ MUTANTS = [
         "BatchNorm2d",
         "maps_over_inputs",
     ),
+    # What kernels can read.
+    Mutant(
+        "a kernel reads parameters in the order of the input",
+        "arrangement.py",
+        "if along_parameters != sorted(along_parameters) or",
+        "if",
+        "RMSNorm",
+        "layouts_of_kernels",
+        kernels=True,
+    ),
+    Mutant(
+        "the backward pass adds eps to running statistics in their own type",
+        "derivative.py",
+        "torch.rsqrt(axes.spread(given.var).to(dy.dtype) + eps)",
+        "torch.rsqrt(axes.spread(given.var) + eps)",
+        "BatchNorm1d",
+        "found_by_fuzzing",
+    ),
     # Layout, errors, types.
     Mutant(
         "a channels-last input is made contiguous",
@@ -481,10 +500,34 @@ MUTANTS = [
     Mutant(
         "one value per channel raises no error",
         "batch_norm.py",
-        "if use_batch and peers is None and x.numel() == num_channels:",
+        "if use_batch and peers is None and x.numel() == num_channels and self._num_values(x) == 1:",
         "if False:",
         "BatchNorm1d",
         "one_value_in_each_mean",
+    ),
+    Mutant(
+        "running statistics follow an input with another number of channels",
+        "instance_norm.py",
+        "        if self.running_mean is not None:\n            samples",
+        "        if False:\n            samples",
+        "InstanceNorm1d",
+        "found_by_fuzzing",
+    ),
+    Mutant(
+        "no channel is taken for one value per channel",
+        "batch_norm.py",
+        " and self._num_values(x) == 1:",
+        ":",
+        "BatchNorm2d",
+        "without_channels",
+    ),
+    Mutant(
+        "a group norm takes an input without channels",
+        "group_norm.py",
+        "if num_channels == 0:",
+        "if False:",
+        "GroupNorm",
+        "without_channels",
     ),
     Mutant(
         "an input with one channel is broadcast to all channels",
@@ -522,8 +565,8 @@ MUTANTS = [
 
 
 @contextmanager
-def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
-    """A copy of `src.norms` under a new name, with the mutant's edit."""
+def package_of(mutant: Mutant | None, folder: Path, kernels: bool) -> Iterator[ModuleType]:
+    """A copy of `src.norms` under a new name, with the mutant's edit, which runs kernels or only the formula."""
     name = f"norms_copy_{next(COPIES)}"  # torch.compile identifies modules by name
     for file in (*SOURCE.rglob("*.py"), *SOURCE.rglob("*.cpp")):
         text = file.read_text()
@@ -537,7 +580,7 @@ def package_of(mutant: Mutant | None, folder: Path) -> Iterator[ModuleType]:
     sys.path.insert(0, str(folder))
     try:
         package = importlib.import_module(name)
-        with importlib.import_module(f"{name}.kernels.setting").use_kernels(False):  # the edits are in the formula
+        with importlib.import_module(f"{name}.kernels.setting").use_kernels(kernels):
             yield package
     finally:
         sys.path.remove(str(folder))
@@ -554,15 +597,17 @@ def subject_in(package: ModuleType, layer: str) -> Subject:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong.replace(" ", "-"))
 def test_mutant_is_killed(mutant: Mutant, tmp_path: Path) -> None:
-    with package_of(mutant, tmp_path) as package:
+    with package_of(mutant, tmp_path, mutant.kernels) as package:
         subject, check = subject_in(package, mutant.layer), CHECKS[mutant.check]
         assert check.applies(subject)
         assert check.failure(subject) is not None
 
 
-@pytest.mark.parametrize(("layer", "check"), sorted({(mutant.layer, mutant.check) for mutant in MUTANTS}))
-def test_the_copy_without_an_edit_lives(layer: str, check: str, tmp_path: Path) -> None:
-    with package_of(None, tmp_path) as package:
+@pytest.mark.parametrize(
+    ("layer", "check", "kernels"), sorted({(mutant.layer, mutant.check, mutant.kernels) for mutant in MUTANTS})
+)
+def test_the_copy_without_an_edit_lives(layer: str, check: str, kernels: bool, tmp_path: Path) -> None:
+    with package_of(None, tmp_path, kernels) as package:
         assert CHECKS[check].failure(subject_in(package, layer)) is None
 
 

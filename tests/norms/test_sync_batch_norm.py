@@ -156,6 +156,20 @@ def on_some_ranks_by_kernels(shape: Shape, channels_last: bool) -> tuple[int, di
     return by.call_count, {"output": y.detach(), "input's gradient": x.grad, "weight's gradient": layer.weight.grad}
 
 
+def with_a_weight_in_steps(shape: Shape) -> dict[str, Tensor]:
+    layer = SyncBatchNorm(5)
+    layer.weight = nn.Parameter(torch.full((5, 2), torch.nan)[:, 0])
+    return step(layer, inputs(shape, torch.float32))
+
+
+def test_a_weight_that_is_not_contiguous(ranks: Ranks) -> None:
+    shape = (3, 5, 4, 2)
+    found = ranks(2, with_a_weight_in_steps, shape)
+    expected = ranks(2, sync_step, [shape] * 2, torch.float32, torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert_near(one, other, 1e-5)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_kernels_beside_the_formula(ranks: Ranks, channels_last: bool) -> None:
     shape = (3, 5, 4, 2)

@@ -83,7 +83,7 @@ def gradients_by_given(
 ) -> Gradients:
     """The gradients of input, weight and bias that are `needed`, where the statistics are `given`."""
     seen, dy, spread_weight = _seen(x, axes), _seen(dy, axes), axes.spread(weight)
-    mean, scale = axes.spread(given.mean), torch.rsqrt(axes.spread(given.var) + eps)
+    mean, scale = axes.spread(given.mean), torch.rsqrt(axes.spread(given.var).to(dy.dtype) + eps)
     dy_z = dy * ((seen if mean is None else seen - mean) * scale) if needed[1] else dy
     dweight, dbias = _of_parameters((dy_z, dy), (weight, bias), axes, needed)
     scale = scale if spread_weight is None else scale * spread_weight

@@ -44,21 +44,27 @@ def arrange(
         given: the statistics are given.
     """
     rank = len(shape)
+    reduced = {dim % rank for dim in dims}
+    own = (*[1] * (rank - len(parameter_shape or ())), *(parameter_shape or ()))
     if not prod(shape) or not dims:
         return None
-    reduced = {dim % rank for dim in dims}
-    # Contiguous, channels last, and channels last where the channels are viewed as groups.
-    orders = (tuple(range(rank)), (0, *range(2, rank), 1), (0, *range(3, rank), 1, 2))
-    order = next((o for o in orders if len(o) == rank and _is_dense(shape, stride, o)), None)
-    own = (*[1] * (rank - len(parameter_shape or ())), *(parameter_shape or ()))
-    if order is None or any(size not in (1, shape[dim]) for dim, size in enumerate(own)):
+    if len(own) > rank or any(size not in (1, shape[dim]) for dim, size in enumerate(own)):
+        return None
+    # A dimension of size 1 has a stride, but no place in memory.
+    order = sorted((dim for dim in range(rank) if shape[dim] > 1), key=lambda dim: -stride[dim])
+    if not _is_dense(shape, stride, order):
+        return None
+    # Kernels read parameters and write statistics one after the other, in the order in which they read the input.
+    along_parameters = [dim for dim in order if own[dim] > 1]
+    along_statistics = [dim for dim in order if dim not in reduced]
+    if along_parameters != sorted(along_parameters) or along_statistics != sorted(along_statistics):
         return None
 
     # A letter for each dimension, in the order of memory, outermost first. Without parameters along the dimension: kept
     # (n) or reduced (s). With a parameter for each index: kept (g) or reduced (k). A kernel treats adjacent dimensions
     # of one letter as one dimension.
     letters = {(False, False): "n", (True, False): "s", (False, True): "g", (True, True): "k"}
-    places = [(letters[dim in reduced, own[dim] > 1], shape[dim]) for dim in order if shape[dim] > 1]
+    places = [(letters[dim in reduced, own[dim] > 1], shape[dim]) for dim in order]
     pattern = "".join(letter for letter, _ in places)
     statistics_shape = tuple(1 if dim in reduced else size for dim, size in enumerate(shape))
 
@@ -67,13 +73,15 @@ def arrange(
 
     if not given and re.fullmatch("n*g*k*s*", pattern):
         return Arrangement("runs", (size("ng"), size("k"), size("s"), size("g")), statistics_shape)
-    if re.fullmatch("s*[ng]s*", pattern):
+    # These kernels read a parameter for each channel.
+    if re.fullmatch("s*ns*" if parameter_shape is None else "s*gs*", pattern):
         channel = re.search("[ng]", pattern).start()  # type: ignore[union-attr]
         outer, inner = size("s", slice(channel)), size("s", slice(channel, None))
         if inner == 1 and outer > 1:
             return Arrangement("columns", (outer, size("ng")), statistics_shape)
         return Arrangement("channels", (outer, size("ng"), inner), statistics_shape)
-    if not given and (found := re.fullmatch("(n*)(s+)([ng]*)([ks]*)", pattern)):
+    found = re.fullmatch("(n*)(s+)(n*)(s*)" if parameter_shape is None else "(n*)(s+)(g*)(k*)", pattern)
+    if found and not given:
         sizes = tuple(size("ngks", slice(*found.span(part))) for part in (1, 2, 3, 4))
         return Arrangement("groups", sizes, statistics_shape)
     return None
@@ -85,16 +93,18 @@ def arrangement_of(
     """`arrange` for a tensor and its parameters. None if no kernel can read them, or if operations are recorded."""
     if torch._C._len_torch_dispatch_stack():  # code that records operations cannot record a kernel
         return None
-    device, shapes = x.device, []
-    for tensor in (x, weight, bias, *(given[:2] if given else ())):
-        if tensor is not None and (type(tensor) not in PLAIN or tensor.device != device):
-            return None
-    for parameter in (weight, bias, *(given[:2] if given else ())):
-        if parameter is not None:
-            if not parameter.is_contiguous():
-                return None
-            shapes.append(parameter.shape)
-    return _arrange_axes(x.shape, x.stride(), axes, tuple(shapes), given is not None)
+    parameters = [t for t in (weight, bias, *(given[:2] if given else ())) if t is not None]
+    if not all(is_plain(tensor) and tensor.device == x.device for tensor in (x, *parameters)):
+        return None
+    if not all(parameter.is_contiguous() for parameter in parameters):
+        return None
+    shapes = tuple(parameter.shape for parameter in parameters)
+    return _arrange_axes(x.shape, x.stride(), axes, shapes, given is not None)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor's values are in its memory as they are."""
+    return type(tensor) in PLAIN and not tensor.is_neg()
 
 
 @lru_cache(maxsize=4096)
@@ -111,11 +121,11 @@ def _arrange_axes(
     return None if axes.about_zero and arrangement and arrangement.kernel != "runs" else arrangement
 
 
-def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...], order: tuple[int, ...]) -> bool:
+def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...], order: list[int]) -> bool:
     """Whether the dimensions in this order are nested in memory without gaps."""
     step = 1
     for dim in reversed(order):
-        if shape[dim] > 1 and stride[dim] != step:
+        if stride[dim] != step:
             return False
         step *= shape[dim]
     return True

@@ -80,7 +80,9 @@ def _scale(found: Statistics, weight: Tensor | None, eps: float) -> Tensor:
     return scale if weight is None else scale * weight
 
 
-def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> SynchronizedKernel | None:
+def kernel_for(
+    backend: ModuleType, x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: Axes
+) -> SynchronizedKernel | None:
     """The kernels of `backend` for the statistics of `x` over `axes`, or None if the formula is needed."""
     assert axes.process_group is not None
     alone = axes._replace(process_group=None)
@@ -88,5 +90,6 @@ def kernel_for(backend: ModuleType, x: Tensor, axes: Axes) -> SynchronizedKernel
     if own is None:
         return None
     vector = torch.empty(own.arrangement.statistics_shape, device=x.device).flatten()
-    given = backend.kernel_for(x, vector, vector, alone, Statistics(vector, vector))
+    weight, bias = (vector if parameter is None else parameter for parameter in (weight, bias))
+    given = backend.kernel_for(x, weight, bias, alone, Statistics(vector, vector))
     return None if given is None else SynchronizedKernel(own, given, axes.process_group)

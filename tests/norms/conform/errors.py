@@ -34,6 +34,16 @@ def one_value_in_each_mean(subject: Subject) -> None:
         assert found == expected, f"training={training}: {found} where torch has {expected}"
 
 
+@check(lambda subject: subject.is_drop_in and subject.name in ("BatchNorm2d", "GroupNorm"))
+def without_channels(subject: Subject) -> None:
+    """A batch norm takes an input without channels, as torch's does; a group norm refuses it in torch's words."""
+    arguments = (1, 0) if subject.name == "GroupNorm" else (0,)
+    layer, x = subject.ours(*arguments), torch.ones(4, 0, 3, 3)
+    refused = RuntimeError, "Expected number of channels to be greater than 0, got 0"  # torch 2.11 takes it
+    found = error_of(lambda: layer(x))
+    assert found == (refused if subject.name == "GroupNorm" else None), found
+
+
 @check(lambda subject: has_reference(subject) and (subject.is_drop_in or "InstanceNorm" not in subject.name))
 def empty_batch(subject: Subject) -> None:
     """A batch of no samples keeps its shape and the statistics, and gives zero parameter gradients."""

@@ -1,10 +1,13 @@
 """Memory formats: an input in any format gives the right numbers, in the memory format that torch gives."""
 
+from importlib import import_module
+
 import torch
 from torch import Tensor, nn
 
-from tests.norms.conform.numbers import assert_equal, each
-from tests.norms.conform.registry import check, is_drop_in
+from tests.norms.conform.cases import Case
+from tests.norms.conform.numbers import assert_equal, described, each
+from tests.norms.conform.registry import check, has_reference, is_drop_in
 from tests.norms.conform.subjects import Subject
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -59,6 +62,25 @@ def non_contiguous(subject: Subject) -> None:
         found = {name: answer(layers[name], x) for name, x in arrangements(case.input).items()}
         for name, values in found.items():
             assert_equal(values, found["contiguous"], f"{where}, {name}")
+
+
+@check(has_reference)
+def layouts_of_kernels(subject: Subject) -> None:
+    """In float32, which kernels compute, an input in any memory format gives the numbers of torch's layer."""
+    cases = [case for case in subject.cases if case.input.ndim > 1 and case.input.numel()]
+    if subject.name in ("LayerNorm", "RMSNorm"):
+        x = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        cases += [Case(f"{shape} of a map", (shape,), {}, x) for shape in ((3, 4, 5), (4, 5), (5,))]
+    use_kernels = import_module(f"{subject.norms.__name__}.kernels.setting").use_kernels
+    for case in cases:
+        for training in case.modes():
+            expected = answer(case.build(subject.reference(), torch.float64, training), case.input.float().double())
+            for name, x in arrangements(case.input.float()).items():
+                with use_kernels(True):
+                    found = answer(case.build(subject.ours, torch.float32, training), x)
+                for part, value in found.items():
+                    where = f"{described(case, training)}, {name}, {part}"
+                    assert_equal(value.double(), expected[part], where, 1e-3)
 
 
 @check(is_drop_in)
