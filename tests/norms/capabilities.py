@@ -19,6 +19,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "compile": ("compiles_whole", "compiles_with_cumulative_average"),
     "export": ("exports_for_inference", "exports_for_training"),
     "ONNX": ("exports_to_onnx",),
+    "folds": ("folds_on_export",),
     "vmap": ("maps_over_inputs", "maps_over_layers"),
     "forward mode": ("gradcheck_first",),
     "double backward": ("gradcheck_second", "forward_over_reverse"),
@@ -42,6 +43,7 @@ the two. The drop-in classes come first, then each family in its two layouts.
   torch's layer plus one unit in the last place (float32: plus two). Where torch has no such layer, float64 means that
   numerical derivatives agree, and the error of the others is at most four units; a gradient that sums n values has at
   least the unit of the root of n.
+- folds: exported in eval, it is one scale and one shift, which fold into the layer before it.
 - vmap: in eval, over inputs and over layers.
 - masked: outputs and statistics do not depend on padding.
 - threads: in eval, threads that call one layer at the same time get their own answers, with their own padding masks.

@@ -2,7 +2,7 @@
 
 import collections
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.fx import Node
 from torch.testing import assert_close
 
 from src.norms import NORMS, BatchNorm2d, LayerNorm, swap_norms
+from tests.norms.conform.folding import operations_on_input
 
 
 class Maps(nn.Module):
@@ -126,17 +126,6 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     assert ran[0].total() <= ran[1].total(), f"in ONNX Runtime: {ran}"
 
 
-def from_input(program: torch.export.ExportedProgram) -> Iterator[str]:
-    """The operations of a program that depend on its input."""
-    reached: set[Node] = set()
-    for node in program.graph.nodes:
-        if node.name in program.graph_signature.user_inputs:
-            reached.add(node)
-        elif node.op == "call_function" and not reached.isdisjoint(node.all_input_nodes):
-            reached.add(node)
-            yield node.target.__name__.removesuffix(".default")
-
-
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("example", [CONVOLUTION, TRACKED], ids=["batch norm", "instance norm"])
 def test_export_as_scale_and_shift(example: Example, strict: bool) -> None:
@@ -144,7 +133,7 @@ def test_export_as_scale_and_shift(example: Example, strict: bool) -> None:
     ours, _ = pair(example)
     x = torch.randn(IMAGES, generator=torch.Generator().manual_seed(1))
     program = torch.export.export(ours, (x,), strict=strict)
-    assert list(from_input(program)) == ["conv2d", "mul.Tensor", "add.Tensor", "relu"]
+    assert operations_on_input(program) == ["conv2d", "mul.Tensor", "add.Tensor", "relu"]
     assert_close(program.module()(x), ours(x), rtol=1e-4, atol=1e-5)
 
 

@@ -406,6 +406,14 @@ MUTANTS = [
         "padding",
     ),
     Mutant(
+        "an exported norm subtracts the mean first, which does not fold",
+        "normalization.py",
+        "if given is not None and is_exporting():",
+        "if False:",
+        "BatchNorm2d",
+        "folds_on_export",
+    ),
+    Mutant(
         "threads share the mask of the latest call",
         "padding.py",
         "class _Thread(threading.local):",

@@ -6,6 +6,7 @@
 from tests.norms.conform import (  # noqa: F401 (each enters its checks)
     ecosystem,
     errors,
+    folding,
     fuzzed,
     gradients,
     layout,
