@@ -126,6 +126,10 @@ def _is_traced() -> bool:
 def _begin(argument: _MaskArgument, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Keep the mask of the call, unless it is the one of the call around it."""
     given, calls = argument.of(args, kwargs), _thread.calls
+    for number, call in enumerate(calls):
+        if call.module is module:  # a call that Ctrl-C has interrupted, since no module calls itself
+            del calls[number:]
+            break
     is_mask = isinstance(given, Tensor) and given.ndim == 2
     if calls and (not is_mask or given is calls[-1].given):
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -23,16 +24,32 @@ from src.norms.padding_probe import TOLERANCE, effect_of_padding
 TABLE = Path(__file__).parents[2] / "docs" / "backbones.md"
 NORMS_THAT_READ_POSITIONS = ("BatchNorm", "InstanceNorm")
 SIZES = TransformerSizes(64, 2, 4, dropout=0.1, vocab_size=200, max_length=64, pad_token_id=0)
-MOST_PARAMETERS = 30_000_000
+MOST_PARAMETERS = 150_000_000
+OPTIONS: dict[str, dict[str, Any]] = {  # what --model.config has to give beside the flags
+    "diffllama": {"attention_dropout": 0.0},
+    "gpt_neo": {"attention_types": [[["global"], 2]]},
+    "gptj": {"rotary_dim": 8},
+    "helium": {"head_dim": 16},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "ministral": {"head_dim": 16},
+    "plbart": {"encoder_attention_heads": 4, "decoder_attention_heads": 4},
+    "reformer": {"axial_pos_embds_dim": [32, 32], "axial_pos_shape": [8, 8]},
+    "squeezebert": {"embedding_size": 64},
+    "t5": {"decoder_start_token_id": 0},
+    "xmod": {"default_language": "en_XX"},
+}
 HEAD = """\
 # Which norm fits which backbone
 
-`make backbones` writes this page ({versions}). It builds every backbone that `--model.backbone` takes and swaps its
-norms.
+`make backbones` writes this page ({versions}).
+It builds every backbone that `--model.backbone` takes, with small sizes, and swaps its norms.
 
 A text backbone fits if padding does not count: a batch that is padded further gives the same outputs and running
 statistics up to {tolerance:g} of their size. `swap_norms` tries the same before training and refuses a backbone that
 does not fit. Norms of one position (LayerNorm, RMSNorm, GroupNorm, DynamicTanh, Derf) need no mask and are not listed.
+
+An image backbone fits if a forward pass runs. "refused" is the error of the swap or of that pass.
 """
 
 
@@ -42,7 +59,7 @@ def text_backbones() -> list[str]:
 
 def build_text(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return build_transformer(name, SIZES, 3, {})
+    return build_transformer(name, SIZES, 3, OPTIONS.get(name, {}))
 
 
 def first_sentence(error: Exception) -> str:
@@ -72,10 +89,10 @@ def why_not_tried(name: str) -> str | None:
             with torch.device("meta"):
                 size = sum(p.numel() for p in build_text(name).parameters())
             if size > MOST_PARAMETERS:
-                return f"not tried: {size / 1e6:,.0f} million parameters at the smallest sizes of the flags"
+                return f"not tried: {size / 1e6:,.0f} million parameters, since parts have sizes of their own"
             effect_of_padding(build_text(name))
     except Exception as error:
-        return f"not tried: cannot be built or run by the flags alone ({first_sentence(error)})"
+        return f"not tried: {first_sentence(error)}"
     return None
 
 
@@ -119,12 +136,16 @@ def section(title: str, names: list[str], fit: Callable[[str, str], str], norms:
             counts[word] = sum(result.startswith(start) for result in found)
         said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         lines.append(f"- {norm}, of {len(found)}: {said}.")
-    shown = [name for name, result in results.items() if set(result) != {"fits"}]
-    all_fit = [name for name in names if name not in shown]
-    if all_fit:
-        lines += ["", f"All of these norms fit: {', '.join(all_fit)}."]
+    tried = {name: result for name, result in results.items() if not result[0].startswith("not tried")}
+    shown = [name for name, result in tried.items() if set(result) != {"fits"}]
+    lines += ["", f"All of these norms fit: {', '.join(name for name in tried if name not in shown)}."]
     if shown:
         lines += ["", markdown_table(["backbone", *norms], [[name, *results[name]] for name in shown])]
+    if len(tried) < len(results):
+        reasons = [
+            [name, result[0].removeprefix("not tried: ")] for name, result in results.items() if name not in tried
+        ]
+        lines += ["", markdown_table(["not tried", "why"], reasons)]
     return "\n".join(lines)
 
 

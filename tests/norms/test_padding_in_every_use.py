@@ -68,18 +68,25 @@ def test_inner_models_get_the_mask(name: str) -> None:
         assert_close(further[mask.bool()], features[mask.bool()])
 
 
-def test_a_mask_ends_with_its_call() -> None:
-    """Neither a finished call nor a failed one leaves its mask for the next."""
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_mask_ends_with_its_call(failure: type[BaseException]) -> None:
+    """No call leaves its mask for the next: neither one that ends, nor one that fails or is interrupted."""
     model = bert_with("InstanceNorm").eval()
     ids, mask = batch()
     layer, x = model.bert.embeddings.LayerNorm, torch.randn(4, 9, 64, dtype=torch.float64)
     whole = layer(x)
     model(input_ids=ids, attention_mask=mask)
     assert_close(layer(x), whole)
-    hook = model.bert.pooler.register_forward_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    right = model(input_ids=ids).logits
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    hook = model.bert.pooler.register_forward_hook(fail)
+    with pytest.raises(failure):
         model(input_ids=ids, attention_mask=mask)
     hook.remove()
+    assert_close(model(input_ids=ids).logits, right)
     assert_close(layer(x), whole)
 
 
@@ -242,8 +249,8 @@ def test_models_in_which_padding_would_count_are_refused() -> None:
     before, hooks = list(xlnet.named_modules()), len(xlnet._forward_pre_hooks)
     with error_is(
         ValueError,
-        "InstanceNorm does not fit XLNetForSequenceClassification: a padding mask of shape (3, 11) does not fit an "
-        "input of shape (11, 3, 64): expected (B, T) and (B, T, ...). Take a norm of one position, such as LayerNorm, "
+        "InstanceNorm does not fit XLNetForSequenceClassification: a padding mask of shape (3, 7) does not fit an "
+        "input of shape (7, 3, 64): expected (B, T) and (B, T, ...). Take a norm of one position, such as LayerNorm, "
         "or masked=false to count padding",
     ):
         swap_norms(xlnet, NORMS["InstanceNorm"])
