@@ -39,9 +39,13 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-@torch.compiler.assume_constant_result  # torch.compile calls this once, while it compiles
 def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
+
+
+# torch.compile calls the function once, while it compiles. `torch.compiler.assume_constant_result` sets the same
+# attribute, but it imports the compiler, which takes seconds.
+_in_backward._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @contextmanager
