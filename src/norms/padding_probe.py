@@ -53,6 +53,8 @@ def _results(model: nn.Module, further: int, device: torch.device, buffers: dict
     value = next(v for v in _values(output) if v.is_floating_point())
     if value.ndim > 2 and value.shape[:2] == mask.shape:
         value = value[mask.bool().to(value.device)]  # features of each token
+    if not value.isfinite().all():
+        raise ValueError("the outputs are not finite")
     statistics = {
         name: torch.cat([buffer.flatten().double() for buffer in module.buffers()])
         for name, module in model.named_modules()
@@ -125,7 +127,7 @@ def leave_padding_out(model: nn.Module, norm: NormFamily, replaced: Mapping[str,
         hook.remove()
     raise ValueError(
         f"{type(norm).__name__} does not fit {type(model).__name__}: {reason.rstrip('.')}. Take a norm of one "
-        "position, such as LayerNorm, or masked=false to count padding"
+        f"position, such as LayerNorm{', or masked=false to count padding' if hasattr(norm, 'masked') else ''}"
     )
 
 

@@ -250,15 +250,15 @@ def test_models_in_which_padding_would_count_are_refused() -> None:
     with error_is(
         ValueError,
         "InstanceNorm does not fit XLNetForSequenceClassification: a padding mask of shape (3, 7) does not fit an "
-        "input of shape (7, 3, 64): expected (B, T) and (B, T, ...). Take a norm of one position, such as LayerNorm, "
-        "or masked=false to count padding",
+        "input of shape (7, 3, 64): expected (B, T) and (B, T, ...). Take a norm of one position, such as LayerNorm",
     ):
         swap_norms(xlnet, NORMS["InstanceNorm"])
     assert list(xlnet.named_modules()) == before
     assert len(xlnet._forward_pre_hooks) == hooks
     swap_norms(xlnet, family.BatchNorm(masked=False))
     fnet = small("fnet", hidden_size=64, num_hidden_layers=1, intermediate_size=64)
-    with pytest.raises(ValueError, match=r"^BatchNorm does not fit FNet\w+: padding counts in its statistics"):
+    refused = r"^BatchNorm does not fit FNet\w+: padding counts in its statistics: .* or masked=false to count padding$"
+    with pytest.raises(ValueError, match=refused):
         swap_norms(fnet, NORMS["BatchNorm"])
 
 
@@ -285,6 +285,27 @@ class ChannelsFirst(nn.Module):
         x = self.embed(input_ids)
         x = self.norm(x.transpose(0, 1).reshape(x.shape)).reshape(x.shape[1], x.shape[0], -1).transpose(0, 1)
         return self.head(x[:, 0])
+
+
+class WithPixels(nn.Module):
+    """A model that two forward passes of tokens cannot try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, input_ids: Tensor, pixels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.norm(pixels)
+
+
+def test_a_model_that_cannot_be_tried_is_accepted() -> None:
+    model = WithPixels()
+    assert list(swap_norms(model, NORMS["InstanceNorm"])) == ["norm"]
+    with error_is(
+        ValueError,
+        "a padding mask of shape (2, 5) does not fit an input of shape (2, 6, 8): expected (B, T) and (B, T, ...)",
+    ):
+        model(torch.zeros(2, 5), torch.zeros(2, 6, 8), attention_mask=torch.ones(2, 5))
 
 
 def test_the_probe_finds_an_order_that_no_shape_shows() -> None:
