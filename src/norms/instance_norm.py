@@ -61,10 +61,12 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
         if self.training or not self.track_running_stats or self.running_mean is None or self.running_var is None:
             if math.prod([input.shape[dim] for dim in axes.dims]) == 1:
                 raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
+            self._check_running_mean(input)
             y, sample = normalize(input, axes, self.eps, self.weight, self.bias, self.mask_for(input))
             if input.numel() or self.peers() is not None:
                 self._follow(sample)
         else:
+            self._check_running_mean(input)
             running = Statistics(self.running_mean, self.running_var)
             over_batch = axes_within(self.channel_dim, input.ndim)
             y = normalize(input, over_batch, self.eps, self.weight, self.bias, given=running)[0]
@@ -84,10 +86,13 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
             "num_features, which is not used because affine=False",
             stacklevel=3,
         )
-        if self.running_mean is not None:
-            samples = x.shape[0] if dim else 1
+
+    def _check_running_mean(self, x: Tensor) -> None:
+        num_samples, num_channels = x.shape[0], x.shape[self.channel_dim]
+        if self.running_mean is not None and num_channels != self.num_features:
             raise RuntimeError(
-                f"running_mean should contain {samples * num_channels} elements not {samples * self.num_features}"
+                f"running_mean should contain {num_samples * num_channels} elements not "
+                f"{num_samples * self.num_features}"
             )
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ FOUND: tuple[Trial | AxesTrial, ...] = (
     Trial(  # one channel would be broadcast to two running statistics
         "InstanceNorm1d", {"num_features": 2, "track_running_stats": True}, (1, 1, 2)
     ),
+    Trial("InstanceNorm1d", {"num_features": 2, "track_running_stats": True}, (1, 1, 1)),  # two errors at once
     # What no layer asks for.
     AxesTrial((2, 3, 4, 5), CHANNELS_LAST, dims=(1, 2, 3), parameters=(False, True, True, True)),
     AxesTrial((2, 3, 4, 5), CHANNELS_LAST, dims=(3,), parameters=None),
