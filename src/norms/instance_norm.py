@@ -55,18 +55,16 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
 
     def _normalize(self, input: Tensor) -> Tensor:
         input = input.contiguous()
-        check_dtypes(input, self.weight, self.bias)
-
         axes = axes_within(self.channel_dim, input.ndim, first=1)
         if self.training or not self.track_running_stats or self.running_mean is None or self.running_var is None:
             if math.prod([input.shape[dim] for dim in axes.dims]) == 1:
                 raise ValueError(f"Expected more than 1 spatial element when training, got input size {input.size()}")
-            self._check_running_mean(input)
+            self._check(input)
             y, sample = normalize(input, axes, self.eps, self.weight, self.bias, self.mask_for(input))
             if input.numel() or self.peers() is not None:
                 self._follow(sample)
         else:
-            self._check_running_mean(input)
+            self._check(input)
             running = Statistics(self.running_mean, self.running_var)
             over_batch = axes_within(self.channel_dim, input.ndim)
             y = normalize(input, over_batch, self.eps, self.weight, self.bias, given=running)[0]
@@ -87,7 +85,8 @@ class InstanceNorm(Synchronizable, _InstanceNorm):
             stacklevel=3,
         )
 
-    def _check_running_mean(self, x: Tensor) -> None:
+    def _check(self, x: Tensor) -> None:
+        check_dtypes(x, self.weight, self.bias)
         num_samples, num_channels = x.shape[0], x.shape[self.channel_dim]
         if self.running_mean is not None and num_channels != self.num_features:
             raise RuntimeError(

@@ -9,12 +9,17 @@ from src.norms.formula.statistics import Statistics, computing_dtype
 
 def is_exporting() -> bool:
     """Whether torch.export, torch.onnx.export or torch.jit.trace records this call."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return _by_torch_export() or torch.jit.is_tracing()
 
 
 def is_exporting_to_onnx() -> bool:
     """Whether torch.onnx.export records this call by torch.export, and so takes operators of ONNX."""
-    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return _by_torch_export() and torch.onnx.is_in_onnx_export()
+
+
+def _by_torch_export() -> bool:
+    # torch.compile of torch 2.11 takes `torch.compiler.is_exporting()`, which returns this flag, for True.
+    return torch.compiler._is_exporting_flag
 
 
 def by_given(

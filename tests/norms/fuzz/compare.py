@@ -131,9 +131,7 @@ def check(trial: Trial | AxesTrial, name: str = "kernels", norms: ModuleType = s
     # The gradient of torch's RMS norm lies in memory as that of the output does.
     laid_out = ["output", "gradient of the input"][: 1 if trial.norm == "RMSNorm" and trial.gradient else 2]
     if trial.layout.order and 1 in trial.shape:
-        # Strides of dimensions of size 1 mean nothing, but torch reads them: in its backward pass, and in the forward
-        # pass if running statistics have steps.
-        laid_out = [] if any(layout.gaps for layout in trial.parameters.values()) else laid_out[:1]
+        laid_out = []  # strides of dimensions of size 1 mean nothing, but torch reads them
     for step, ((before, values, after), (their_before, their_values, their_after)) in enumerate(
         zip(found, torchs, strict=True)
     ):
